@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a neuron asks of an adapter for one kind of engine. Pure.
+
+To add a harness: one module in `neuron.harnesses` with a class that fulfils this, one line in its table.
+"""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from cortex_core.control import ModelSpec
+from cortex_core.node import ModelActivity, ModelState
+
+
+class Harness(Protocol):
+    """Runs engines of one kind. One engine serves one model.
+
+    Answers of `health`, `models` and `endpoint` come from memory: they never wait for an engine.
+    """
+
+    name: str
+
+    async def start(self) -> None:
+        """Get ready to load. May do nothing."""
+
+    async def stop(self) -> None:
+        """End every engine, within a bound. May do nothing."""
+
+    def health(self) -> list[ModelActivity]:
+        """What each engine is doing, as last heard."""
+
+    def models(self) -> Mapping[str, ModelState]:
+        """What is resident, by the id it was loaded under."""
+
+    async def load(self, spec: ModelSpec) -> ModelState:
+        """Bring the model up, or join the load of it that is under way; return when it serves.
+
+        Raises:
+            LoadRefusedError: the spec cannot work; the caller's fault.
+            SpecConflictError: it is resident with another spec.
+            LoadFailedError: the engine did not come up; the message has the true cause.
+        """
+
+    async def unload(self, model_id: str, *, force: bool = False) -> bool:
+        """Take the model down; False: it was not there. Drains first, unless `force`."""
+
+    def endpoint(self, model_id: str) -> str | None:
+        """Where the model's engine is reached from this machine; None: it does not serve now."""

@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""One request and its answer, over ASGI."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, MutableMapping
+from typing import Any
+
+from cortex_core import errors, wire
+from cortex_core.errors import CortexError, RequestTooLargeError
+from cortex_core.http import headers
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+MIB = 1024 * 1024
+# A client that sends too much is read on for this long past the limit, or it would see a reset
+# connection where the 413 is; the bytes are dropped.
+DRAIN_MIB = 512
+
+
+class ClientGoneError(Exception):
+    """The client left before it had its answer. Never sent to anybody."""
+
+
+class Exchange:
+    """One request and its answer.
+
+    Attributes:
+        request_id: the client's, where it sent a sane one, else ours; goes out in every answer.
+        status: of the answer; None: it has not begun.
+        notes: fields for the one log line of this request.
+    """
+
+    __slots__ = (
+        "_gone",
+        "_receive",
+        "_send",
+        "bytes_out",
+        "notes",
+        "request_id",
+        "scope",
+        "status",
+    )
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
+        self.scope = scope
+        self._receive = receive
+        self._send = send
+        self._gone = False
+        self.request_id = request_id
+        self.status: int | None = None
+        self.bytes_out = 0
+        self.notes: dict[str, Any] = {}
+
+    @property
+    def path(self) -> str:
+        path: str = self.scope["path"]
+        return path
+
+    @property
+    def method(self) -> str:
+        method: str = self.scope["method"]
+        return method
+
+    @property
+    def client_gone(self) -> bool:
+        """Whether the client was seen to leave before the answer was complete."""
+        return self._gone
+
+    def header(self, name: bytes) -> bytes | None:
+        """The first value of a request header, by its lower-case name; None: not sent."""
+        return headers.find(self.scope["headers"], name)
+
+    async def read_body(self, limit_bytes: int) -> bytes:
+        """The whole request body.
+
+        Raises:
+            RequestTooLargeError: it is longer than the limit; the rest was read and dropped.
+            ClientGoneError: the client left while sending.
+        """
+        parts: list[bytes] = []
+        size = 0
+        while True:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                self._gone = True
+                raise ClientGoneError
+            part: bytes = message.get("body", b"")
+            size += len(part)
+            if size <= limit_bytes:
+                parts.append(part)
+            elif size > limit_bytes + DRAIN_MIB * MIB:
+                break
+            if not message.get("more_body", False):
+                break
+        if size > limit_bytes:
+            raise RequestTooLargeError(limit_mb=limit_bytes // MIB)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    async def while_here(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run `work`; cancel it as soon as the client leaves.
+
+        Raises:
+            ClientGoneError: the client left first. `work` has ended by then, its `finally` blocks included.
+        """
+        working = asyncio.ensure_future(work)
+        watching = asyncio.ensure_future(self._until_gone())
+        try:
+            await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            watching.cancel()
+            if not working.done():
+                working.cancel()
+            await asyncio.wait({working, watching})
+        if working.cancelled():
+            self._gone = True
+            raise ClientGoneError
+        working.result()
+
+    async def _until_gone(self) -> None:
+        # What is left of a body is taken and dropped: a server that cannot hand it over would wait for ever.
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+
+    async def start(self, status: int, fields: Iterable[tuple[bytes, bytes]]) -> None:
+        """Send status and headers; ours are added."""
+        self.status = status
+        own = (wire.REQUEST_ID.encode(), self.request_id.encode())
+        await self._send(
+            {"type": "http.response.start", "status": status, "headers": [*fields, own]}
+        )
+
+    async def write(self, data: bytes) -> None:
+        """Send some of the body now."""
+        self.bytes_out += len(data)
+        await self._send({"type": "http.response.body", "body": data, "more_body": True})
+
+    async def end(self, data: bytes = b"") -> None:
+        """Send the last of the body."""
+        self.bytes_out += len(data)
+        await self._send({"type": "http.response.body", "body": data, "more_body": False})
+
+    async def answer(
+        self,
+        status: int,
+        body: bytes,
+        fields: Iterable[tuple[bytes, bytes]] = ((b"content-type", b"application/json"),),
+    ) -> None:
+        """Send a whole answer."""
+        length = (b"content-length", str(len(body)).encode())
+        await self.start(status, [*fields, length])
+        await self.end(body)
+
+    async def fail(self, error: CortexError) -> None:
+        """Send an error as a whole answer, in the dialect of the path. Only before the answer began."""
+        status, body = self.error_body(error)
+        fields = [(b"content-type", b"application/json")]
+        if error.retry_after_s is not None:
+            # Whole seconds, and never 0: RFC 9110 knows no fractions, and clients read 0 as "at once".
+            fields.append((b"retry-after", str(max(1, round(error.retry_after_s))).encode()))
+        if allowed := error.facts.get("allowed"):
+            fields.append((b"allow", str(allowed).encode()))
+        await self.answer(status, body, fields)
+
+    def error_body(self, error: CortexError) -> tuple[int, bytes]:
+        """Status and envelope of an error in the dialect that this request speaks."""
+        if self.path.startswith("/v1/messages") or self.header(b"anthropic-version"):
+            return errors.anthropic_status(error), errors.write_anthropic(error, self.request_id)
+        return error.status, errors.write_openai(error)

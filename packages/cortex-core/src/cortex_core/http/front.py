@@ -1,0 +1,252 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The outermost ASGI application: request id, limits, errors in their envelopes, drain, the one log line.
+
+Hot routes speak to an Exchange directly; everything else goes to a Starlette application. Nothing wraps
+`send` on a hot route: that would be paid for every chunk.
+"""
+
+import asyncio
+import re
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Mapping
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from cortex_core import logs, wire
+from cortex_core.errors import (
+    CortexError,
+    InternalError,
+    MethodNotAllowedError,
+    RouteNotFoundError,
+    ShuttingDownError,
+    UnsupportedMediaTypeError,
+)
+from cortex_core.http.exchange import MIB, ClientGoneError, Exchange, Message, Receive, Scope, Send
+
+log = logs.get(__name__)
+
+Handler = Callable[[Exchange, bytes], Awaitable[None]]
+OnEnd = Callable[[Exchange, CortexError | None], None]
+
+_SANE_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
+# Bodies that are surely JSON by their declaration, or not declared at all (curl -d says it is a form).
+_JSON_TYPES = (b"application/json", b"application/x-www-form-urlencoded", b"text/plain")
+
+
+class Front:
+    """Serves hot routes and a Starlette application as one; counts what is in flight.
+
+    Args:
+        daemon: `gateway` or `neuron`, for messages.
+        hot: path to handler, all of them POST with a JSON body.
+        routes: the rest.
+        max_body_mb: MiB a request body may have.
+        on_end: told once of each hot request, with the error it was refused by, or None.
+    """
+
+    def __init__(
+        self,
+        *,
+        daemon: str,
+        hot: Mapping[str, Handler],
+        routes: list[BaseRoute],
+        max_body_mb: int = 64,
+        on_end: OnEnd | None = None,
+    ) -> None:
+        self._daemon = daemon
+        self._hot = dict(hot)
+        self._rest = _build_rest(daemon, routes)
+        self._limit_bytes = max_body_mb * MIB
+        self._on_end = on_end
+        self._closing = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._in_flight = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one ASGI scope."""
+        if scope["type"] == "lifespan":
+            await _lifespan(receive, send)
+        elif scope["type"] == "http":
+            await self._serve(Exchange(scope, receive, send, _request_id(scope)), receive, send)
+        else:  # a WebSocket: refuse the handshake
+            await receive()
+            await send({"type": "websocket.close", "code": 1000})
+
+    @property
+    def in_flight(self) -> int:
+        """Hot requests being served now."""
+        return self._in_flight
+
+    @property
+    def closing(self) -> asyncio.Event:
+        """Set from when new work is refused; those who wait for something should give up."""
+        return self._closing
+
+    def close(self) -> None:
+        """Refuse new work from now on."""
+        self._closing.set()
+
+    async def drained(self, within_s: float) -> bool:
+        """Wait until nothing is in flight; False: `within_s` was not enough."""
+        try:
+            async with asyncio.timeout(within_s):
+                await self._idle.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    async def _serve(self, exchange: Exchange, receive: Receive, send: Send) -> None:
+        handler = self._hot.get(exchange.path)
+        if handler is None:
+            await self._rest(exchange.scope, receive, _with_request_id(send, exchange.request_id))
+            return
+        began_s = time.monotonic()
+        self._in_flight += 1
+        self._idle.clear()
+        error: CortexError | None = None
+        try:
+            error = await self._serve_hot(exchange, handler)
+        finally:
+            self._in_flight -= 1
+            if not self._in_flight:
+                self._idle.set()
+            if self._on_end:
+                self._on_end(exchange, error)
+            _log_end(exchange, error, time.monotonic() - began_s)
+
+    async def _serve_hot(self, exchange: Exchange, handler: Handler) -> CortexError | None:
+        try:
+            await self._handle(exchange, handler)
+        except ClientGoneError:
+            return None
+        except CortexError as error:
+            return await _refuse(exchange, error)
+        except Exception:  # the outermost layer: a fault of ours becomes a 500 and a traceback
+            log.exception("unhandled fault", request_id=exchange.request_id, path=exchange.path)
+            fault = InternalError(daemon=self._daemon, request_id=exchange.request_id)
+            return await _refuse(exchange, fault)
+        return None
+
+    async def _handle(self, exchange: Exchange, handler: Handler) -> None:
+        body = await exchange.read_body(self._limit_bytes)
+        if exchange.method != "POST":
+            raise MethodNotAllowedError(method=exchange.method, path=exchange.path, allowed="POST")
+        if self._closing.is_set():
+            raise ShuttingDownError(daemon=self._daemon)
+        _check_content_type(exchange)
+        await exchange.while_here(_awaited(handler(exchange, body)))
+
+
+async def _awaited(work: Awaitable[None]) -> None:
+    await work
+
+
+def _check_content_type(exchange: Exchange) -> None:
+    declared = exchange.header(b"content-type")
+    if declared and not declared.split(b";")[0].strip().lower().startswith(_JSON_TYPES):
+        raise UnsupportedMediaTypeError(content_type=declared.decode("latin-1"))
+
+
+async def _refuse(exchange: Exchange, error: CortexError) -> CortexError:
+    if exchange.status is None:
+        await exchange.fail(error)
+    else:  # the answer has begun: all that is left is to end it visibly broken
+        log.warning("answer cut short", request_id=exchange.request_id, error_code=error.code)
+    return error
+
+
+def _log_end(exchange: Exchange, error: CortexError | None, duration_s: float) -> None:
+    fields = dict(exchange.notes)
+    if error is not None:
+        fields["error_code"] = error.code
+        fields["reason"] = error.message
+    log.info(
+        "request",
+        request_id=exchange.request_id,
+        path=exchange.path,
+        status=exchange.status,
+        duration_s=round(duration_s, 4),
+        bytes_out=exchange.bytes_out,
+        client_gone=exchange.client_gone,
+        **fields,
+    )
+
+
+def _request_id(scope: Scope) -> str:
+    wanted = wire.REQUEST_ID.encode()
+    sent = next((value for name, value in scope["headers"] if name == wanted), b"")
+    return sent.decode() if _SANE_ID.fullmatch(sent) else f"req_{secrets.token_hex(12)}"
+
+
+def _with_request_id(send: Send, request_id: str) -> Send:
+    async def sending(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            own = (wire.REQUEST_ID.encode(), request_id.encode())
+            message["headers"] = [*message.get("headers", []), own]
+        await send(message)
+
+    return sending
+
+
+def _build_rest(daemon: str, routes: list[BaseRoute]) -> Starlette:
+    async def on_cortex_error(request: Request, error: Exception) -> Response:
+        assert isinstance(error, CortexError)  # noqa: S101 - Starlette calls it for these alone
+        return await error_response(request, error)
+
+    async def on_http_error(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)  # noqa: S101 - as above
+        return await error_response(request, _routing_error(request, error, routes))
+
+    async def on_fault(request: Request, error: Exception) -> Response:
+        log.error("unhandled fault", path=request.url.path, exc_info=error)
+        return await error_response(
+            request, InternalError(daemon=daemon, request_id=_request_id(request.scope))
+        )
+
+    handlers = {CortexError: on_cortex_error, HTTPException: on_http_error, Exception: on_fault}
+    return Starlette(routes=routes, exception_handlers=handlers)
+
+
+def _routing_error(request: Request, error: HTTPException, routes: list[BaseRoute]) -> CortexError:
+    method, path = request.method, request.url.path
+    if error.status_code == 405:
+        allowed = (error.headers or {}).get("Allow") or _allowed(request.scope, routes)
+        return MethodNotAllowedError(method=method, path=path, allowed=allowed)
+    return RouteNotFoundError(method=method, path=path)
+
+
+def _allowed(scope: Scope, routes: list[BaseRoute]) -> str:
+    methods: set[str] = set()
+    for route in routes:
+        if isinstance(route, Route) and route.path_regex.match(scope["path"]):
+            methods |= route.methods or set()
+    return ", ".join(sorted(methods))
+
+
+async def error_response(request: Request, error: CortexError) -> Response:
+    """An error as a Starlette response, in the dialect of the path."""
+    sent: list[Message] = []
+
+    async def keep(message: Message) -> None:
+        sent.append(message)
+
+    exchange = Exchange(request.scope, request.receive, keep, _request_id(request.scope))
+    await exchange.fail(error)
+    response = Response(sent[1]["body"], status_code=sent[0]["status"])
+    own = wire.REQUEST_ID.encode()  # the outer layer adds it
+    response.raw_headers = [pair for pair in sent[0]["headers"] if pair[0] != own]
+    return response
+
+
+async def _lifespan(receive: Receive, send: Send) -> None:
+    """The daemons start and stop what they own themselves; the server is only told so."""
+    await receive()
+    await send({"type": "lifespan.startup.complete"})
+    await receive()
+    await send({"type": "lifespan.shutdown.complete"})

@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Which headers cross a hop. Pure."""
+
+from collections.abc import Iterable
+
+Headers = list[tuple[bytes, bytes]]
+
+# RFC 9110, section 7.6.1: meant for one connection alone.
+HOP_BY_HOP = frozenset(
+    b"connection keep-alive proxy-connection proxy-authenticate te trailer transfer-encoding upgrade".split()
+)
+# A client's credentials are for the daemon it asked, never for the next one.
+CREDENTIALS = frozenset(b"authorization proxy-authorization x-api-key cookie".split())
+# Made anew on each hop. Compressed answers could not be read for usage, so none is asked for.
+_OWN_REQUEST = frozenset(b"host content-length expect accept-encoding x-request-id".split())
+_OWN_ANSWER = frozenset(b"content-length date server set-cookie x-request-id".split())
+_OURS = b"x-cortex-"
+
+
+def to_upstream(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
+    """A client's headers that go on to the upstream. Names are lower case, as ASGI has them."""
+    return [
+        (name, value)
+        for name, value in headers
+        if name not in HOP_BY_HOP
+        and name not in CREDENTIALS
+        and name not in _OWN_REQUEST
+        and not name.startswith(_OURS)
+    ]
+
+
+def to_client(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
+    """An upstream's headers that go on to the client, with names in lower case."""
+    lowered = ((name.lower(), value) for name, value in headers)
+    return [
+        (name, value)
+        for name, value in lowered
+        if name not in HOP_BY_HOP and name not in _OWN_ANSWER and not name.startswith(_OURS)
+    ]
+
+
+def find(headers: Iterable[tuple[bytes, bytes]], wanted: bytes) -> bytes | None:
+    """The first value of a header, whatever the case of its name; None: not there."""
+    return next((value for name, value in headers if name.lower() == wanted), None)
