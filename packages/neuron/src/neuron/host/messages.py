@@ -78,7 +78,7 @@ class Activity(msgspec.Struct, frozen=True, kw_only=True, tag="activity"):
 Message = Phase | Ready | Failed | Activity
 
 _ENCODE = msgspec.json.Encoder()
-_READ = msgspec.json.Decoder(Message)
+_READ: msgspec.json.Decoder[Message] = msgspec.json.Decoder(Message)
 _READ_START = msgspec.json.Decoder(Start)
 
 
