@@ -2,6 +2,7 @@
 """Ask an upstream over HTTP, on TCP or a unix socket. The only importer of aiohttp."""
 
 import asyncio
+import io
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Protocol, TypeVar
@@ -22,6 +23,7 @@ T = TypeVar("T")
 # Shorter than the server keeps idle connections, or a request could meet one that is just being closed.
 KEEP_IDLE_S = 15.0
 CONNECT_S = 5.0
+MAX_WRITE_BYTES = 1024 * 1024
 _NO_AUTO_HEADERS = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
 _ENCODE = msgspec.json.Encoder()
 
@@ -112,7 +114,7 @@ class Client:
             response = await self._ensure_session().request(
                 method,
                 self._url(path),
-                data=body,
+                data=_payload(body),
                 headers=[
                     (n.decode(), v.decode("latin-1")) for n, v in [*self._headers, *(headers or [])]
                 ],
@@ -215,6 +217,11 @@ class _AiohttpReply:
     async def read(self) -> bytes:
         with self._client._mapped(self._idle_s):  # noqa: SLF001 - one file, one seam
             return await self._response.content.readany()
+
+
+def _payload(body: bytes | None) -> bytes | io.BytesIO | None:
+    # aiohttp writes bytes in one piece, and warns that a large one holds up the loop; a file it writes in parts.
+    return io.BytesIO(body) if body and len(body) > MAX_WRITE_BYTES else body
 
 
 def _error_of(body: bytes) -> dict[str, Any]:

@@ -216,7 +216,8 @@ def _build_rest(daemon: str, routes: list[BaseRoute]) -> Starlette:
 def _routing_error(request: Request, error: HTTPException, routes: list[BaseRoute]) -> CortexError:
     method, path = request.method, request.url.path
     if error.status_code == 405:
-        allowed = (error.headers or {}).get("Allow") or _allowed(request.scope, routes)
+        # Not Starlette's own list: that names the methods of one route where several share a path.
+        allowed = _allowed(request.scope, routes)
         return MethodNotAllowedError(method=method, path=path, allowed=allowed)
     return RouteNotFoundError(method=method, path=path)
 

@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The front: every refusal is an envelope, limits hold, work is counted and drained."""
+
+import asyncio
+
+import pytest
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from cortex_core.errors import CortexError, ModelNotFoundError, QueueFullError
+from cortex_core.http.client import Client
+from cortex_core.http.exchange import Exchange
+from cortex_core.http.front import Front
+from cortex_core.testing import collect, serving
+
+
+async def echo(exchange: Exchange, body: bytes) -> None:
+    await exchange.answer(200, body)
+
+
+async def broken(exchange: Exchange, body: bytes) -> None:
+    raise RuntimeError("secret detail")
+
+
+async def missing(exchange: Exchange, body: bytes) -> None:
+    raise ModelNotFoundError(model="x")
+
+
+async def full(exchange: Exchange, body: bytes) -> None:
+    raise QueueFullError(model="x", waiting=3, retry_after_s=0.2)
+
+
+async def show(request: Request) -> Response:
+    return JSONResponse({"id": request.path_params["id"]})
+
+
+async def cold_broken(request: Request) -> Response:
+    raise RuntimeError("secret detail")
+
+
+async def cold_refusing(request: Request) -> Response:
+    raise ModelNotFoundError(model="x")
+
+
+def build(**options: object) -> Front:
+    return Front(
+        daemon="gateway",
+        hot={"/v1/echo": echo, "/v1/broken": broken, "/v1/missing": missing, "/v1/full": full}
+        | ({"/v1/messages": missing}),
+        routes=[
+            Route("/show/{id:path}", show),
+            Route("/broken", cold_broken),
+            Route("/refusing", cold_refusing),
+        ],
+        **options,  # type: ignore[arg-type]
+    )
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "code"),
+    [
+        ("POST", "/v1/missing", 404, "model_not_found"),
+        ("POST", "/v1/broken", 500, "internal_error"),
+        ("GET", "/v1/echo", 405, "method_not_allowed"),
+        ("GET", "/nowhere", 404, "route_not_found"),
+        ("POST", "/show/a", 405, "method_not_allowed"),
+        ("GET", "/refusing", 404, "model_not_found"),
+    ],
+)
+async def test_every_refusal_is_openais_envelope(
+    method: str, path: str, status: int, code: str
+) -> None:
+    got = await collect(build(), method, path, headers=[(b"x-request-id", b"r1")])
+    assert (got.status, got.json["error"]["code"]) == (status, code)
+    assert set(got.json["error"]) >= {"message", "type", "code", "param"}
+    assert "secret" not in got.json["error"]["message"]
+    assert [value for name, value in got.headers if name == b"x-request-id"] == [b"r1"]
+
+
+async def test_a_fault_in_a_cold_route_is_an_envelope_too() -> None:
+    with pytest.raises(RuntimeError):  # Starlette answers, then lets the server see it
+        await collect(build(), "GET", "/broken")
+
+
+async def test_a_method_that_is_not_taken_says_which_is() -> None:
+    hot = await collect(build(), "PUT", "/v1/echo")
+    cold = await collect(build(), "PUT", "/show/a")
+    assert hot.header(b"allow") == b"POST"
+    assert cold.header(b"allow") == b"GET, HEAD"
+
+
+async def test_refusals_on_anthropics_path_are_anthropics_envelope() -> None:
+    got = await collect(build(), "POST", "/v1/messages", headers=[(b"x-request-id", b"r1")])
+    assert got.json["type"] == "error"
+    assert got.json["error"]["type"] == "not_found_error"
+    assert got.json["request_id"] == "r1"
+
+
+async def test_retry_after_is_whole_seconds_and_never_zero() -> None:
+    got = await collect(build(), "POST", "/v1/full")
+    assert (got.status, got.header(b"retry-after")) == (429, b"1")
+
+
+async def test_ids_in_paths_may_hold_slashes_and_colons() -> None:
+    got = await collect(build(), "GET", "/show/hf:org/name")
+    assert got.json == {"id": "hf:org/name"}
+
+
+@pytest.mark.parametrize("sent", [b"", b"bad id\n", b"x" * 200])
+async def test_a_request_id_that_is_not_sane_is_replaced(sent: bytes) -> None:
+    got = await collect(build(), "POST", "/v1/echo", headers=[(b"x-request-id", sent)])
+    own = got.header(b"x-request-id")
+    assert own is not None
+    assert own.startswith(b"req_")
+
+
+async def test_a_content_type_that_is_no_json_is_refused() -> None:
+    got = await collect(build(), "POST", "/v1/echo", headers=[(b"content-type", b"image/png")])
+    assert (got.status, got.json["error"]["code"]) == (415, "unsupported_media_type")
+    form = [(b"content-type", b"application/x-www-form-urlencoded")]  # curl -d without a header
+    assert (await collect(build(), "POST", "/v1/echo", body=b"{}", headers=form)).status == 200
+
+
+@pytest.mark.slow
+async def test_a_body_of_100_mb_is_413_and_the_connection_lives() -> None:
+    async with serving(build(max_body_mb=1)) as endpoint:
+        client = Client(endpoint)
+        async with client.open("POST", "/v1/echo", body=b" " * 100_000_000) as reply:
+            assert reply.status == 413
+            assert b"request_too_large" in await reply.read()
+        async with client.open("POST", "/v1/echo", body=b"{}") as reply:
+            assert reply.status == 200
+        await client.close()
+
+
+async def test_closing_refuses_new_work_and_lets_running_work_end() -> None:
+    release = asyncio.Event()
+    began = asyncio.Event()
+
+    async def slow(exchange: Exchange, body: bytes) -> None:
+        began.set()
+        await release.wait()
+        await exchange.answer(200, b"{}")
+
+    front = Front(daemon="gateway", hot={"/v1/slow": slow}, routes=[])
+    running = asyncio.create_task(collect(front, "POST", "/v1/slow"))
+    await began.wait()
+    assert front.in_flight == 1
+    front.close()
+    refused = await collect(front, "POST", "/v1/slow")
+    assert (refused.status, refused.json["error"]["code"]) == (503, "shutting_down")
+    assert refused.header(b"retry-after") == b"15"
+    assert not await front.drained(0.01)
+    release.set()
+    assert (await running).status == 200
+    assert await front.drained(1)
+
+
+async def test_the_end_of_each_hot_request_is_told_once() -> None:
+    ends: list[tuple[str, str | None, bool]] = []
+
+    def on_end(exchange: Exchange, error: CortexError | None) -> None:
+        ends.append((exchange.path, error.code if error else None, exchange.client_gone))
+
+    began = asyncio.Event()
+
+    async def endless(exchange: Exchange, body: bytes) -> None:
+        began.set()
+        await asyncio.Event().wait()
+
+    front = Front(
+        daemon="gateway",
+        hot={"/v1/echo": echo, "/v1/missing": missing, "/v1/endless": endless},
+        routes=[],
+        on_end=on_end,
+    )
+    await collect(front, "POST", "/v1/echo")
+    await collect(front, "POST", "/v1/missing")
+    leave = asyncio.Event()
+    request = asyncio.create_task(collect(front, "POST", "/v1/endless", leave=leave))
+    await began.wait()
+    leave.set()
+    await request
+    assert ends == [
+        ("/v1/echo", None, False),
+        ("/v1/missing", "model_not_found", False),
+        ("/v1/endless", None, True),
+    ]
+    assert front.in_flight == 0
+
+
+async def test_work_ends_its_finally_blocks_before_the_request_is_over() -> None:
+    steps: list[str] = []
+    began = asyncio.Event()
+
+    async def work(exchange: Exchange, body: bytes) -> None:
+        try:
+            began.set()
+            await asyncio.Event().wait()
+        finally:
+            steps.append("freed")
+
+    front = Front(
+        daemon="g", hot={"/v1/w": work}, routes=[], on_end=lambda e, x: steps.append("ended")
+    )
+    leave = asyncio.Event()
+    request = asyncio.create_task(collect(front, "POST", "/v1/w", leave=leave))
+    await began.wait()
+    leave.set()
+    await request
+    assert steps == ["freed", "ended"]

@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Listening: what an operator may get wrong is said clearly."""
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from cortex_core.errors import OperatorError
+from cortex_core.http import server
+
+
+def test_a_port_in_use_is_said_clearly() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(OperatorError, match=f"127.0.0.1:{port} is in use"):
+            server.bind(f"127.0.0.1:{port}")
+
+
+@pytest.mark.parametrize("address", ["31313", "host", "127.0.0.1:", "127.0.0.1:x", "a:99999", ":1"])
+def test_an_address_that_is_none_is_refused(address: str) -> None:
+    with pytest.raises(OperatorError, match="is not host:port"):
+        server.bind(address)
+
+
+def test_an_address_of_another_machine_is_refused() -> None:
+    with pytest.raises(OperatorError, match="not one of this machine"):
+        server.bind("192.0.2.1:31313")
+
+
+def test_a_unix_socket_replaces_a_stale_one(tmp_path: Path) -> None:
+    for _ in range(2):
+        server.bind(f"unix:{tmp_path}/s").close()
+    with pytest.raises(OperatorError, match="unix:"):
+        server.bind(f"unix:{tmp_path}/no/s")

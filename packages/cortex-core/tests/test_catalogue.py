@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What may run where, and what a neuron is asked for."""
+
+import pytest
+
+from cortex_core.catalogue import Catalogue, Model, infeasible_reason
+from cortex_core.control import LoadRequest, ModelSpec, spec_differences
+from cortex_core.discovery import Discovery
+from cortex_core.testing import make_device, make_discovery
+
+SMALL = make_discovery(make_device(0, 8_000))
+PAIR = make_discovery(make_device(0, 24_000), make_device(1, 24_000))
+MIXED = make_discovery(make_device(0, 8_000), make_device(1, 24_000))
+NONE = make_discovery()
+ECHO = make_discovery(harnesses=("echo",))
+
+
+@pytest.mark.parametrize(
+    ("model", "found", "reason"),
+    [
+        (Model(id="m"), SMALL, None),
+        (Model(id="m"), NONE, "needs 1 device(s) of 0 MiB, has no devices"),
+        (Model(id="m", min_device_vram_mb=8_000), SMALL, None),
+        (
+            Model(id="m", min_device_vram_mb=8_001),
+            SMALL,
+            "needs 1 device(s) of 8001 MiB, has 8000 MiB",
+        ),
+        (Model(id="m", min_devices=2), PAIR, None),
+        (
+            Model(id="m", min_devices=2, min_device_vram_mb=20_000),
+            MIXED,
+            "needs 2 device(s) of 20000 MiB, has 8000 MiB, 24000 MiB",
+        ),
+        # the whole model is split evenly over its devices
+        (Model(id="m", min_devices=2, vram_mb=48_000), PAIR, None),
+        (
+            Model(id="m", min_devices=2, vram_mb=48_001),
+            PAIR,
+            "needs 2 device(s) of 24001 MiB, has 24000 MiB, 24000 MiB",
+        ),
+        (Model(id="m", harness="echo"), NONE, None),
+        (Model(id="m", harness="echo"), ECHO, None),
+        (Model(id="m"), ECHO, "harness 'vllm' is not there, only echo"),
+        (Model(id="m", pinned_on=["a"]), SMALL, None),
+        (Model(id="m", pinned_on=["b", "c"]), SMALL, "pinned on b, c"),
+    ],
+)
+def test_a_model_may_run_where_everything_holds(
+    model: Model, found: Discovery, reason: str | None
+) -> None:
+    assert infeasible_reason(model, "a", found) == reason
+
+
+def test_a_neuron_is_asked_with_every_field_of_the_entry() -> None:
+    model = Model(id="org/m", harness="vllm", quant="q4", max_model_len=9, source="helexa")
+    assert model.spec() == ModelSpec(model_id="helexa:org/m", quant="q4", max_model_len=9)
+
+
+def test_min_devices_is_the_tensor_parallel_size_unless_it_is_set() -> None:
+    assert Model(id="m", min_devices=2).spec().tensor_parallel == 2
+    assert Model(id="m", min_devices=2, tensor_parallel=1).spec().tensor_parallel == 1
+    assert Model(id="m").spec().tensor_parallel is None
+
+
+def test_aliases_never_chain() -> None:
+    catalogue = Catalogue(models=[Model(id="m")], aliases={"a": "m", "b": "a"})
+    assert catalogue.resolve("a") == "m"
+    assert catalogue.resolve("b") == "a"
+    assert catalogue.find("m") == Model(id="m")
+    assert catalogue.find("a") is None
+
+
+def test_a_load_request_is_a_spec_and_whether_to_wait() -> None:
+    request = LoadRequest(model_id="m", quant="q", wait=False)
+    assert request.spec() == ModelSpec(model_id="m", quant="q")
+
+
+def test_differences_between_specs_are_named() -> None:
+    a = ModelSpec(model_id="m", quant="q4", dtype="bfloat16")
+    assert spec_differences(a, ModelSpec(model_id="m", quant="q8")) == ["quant", "dtype"]
+    assert spec_differences(a, a) == []

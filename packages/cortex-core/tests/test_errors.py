@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The tree of errors: codes and statuses as promised, both envelopes."""
+
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from cortex_core import errors
+from cortex_core.errors import CortexError
+
+STATUS_OF = {
+    "malformed_json": 400,
+    "missing_model_field": 400,
+    "invalid_request_body": 400,
+    "context_length_exceeded": 400,
+    "vision_unsupported": 400,
+    "chained_conversation_not_supported": 400,
+    "invalid_api_key": 401,
+    "model_not_allowed": 403,
+    "model_not_found": 404,
+    "model_infeasible": 404,
+    "route_not_found": 404,
+    "method_not_allowed": 405,
+    "spec_conflict": 409,
+    "request_too_large": 413,
+    "unsupported_media_type": 415,
+    "load_refused": 422,
+    "queue_full": 429,
+    "rate_limit_exceeded": 429,
+    "insufficient_quota": 429,
+    "internal_error": 500,
+    "load_failed": 502,
+    "engine_died": 502,
+    "upstream_connection_error": 502,
+    "upstream_protocol_error": 502,
+    "no_healthy_node": 503,
+    "model_loading": 503,
+    "model_recovering": 503,
+    "wait_timeout": 503,
+    "insufficient_vram": 503,
+    "shutting_down": 503,
+    "upstream_timeout": 504,
+}
+NEVER_RETRY = {"internal_error", "load_failed"}
+
+
+class AnyFact(dict[str, object]):
+    """Has every fact a sentence may ask for."""
+
+    def __missing__(self, key: str) -> object:
+        return 1.0 if key.endswith("_s") else key
+
+
+def leaves(kind: type[CortexError] = CortexError) -> Iterator[type[CortexError]]:
+    children = kind.__subclasses__()
+    if not children:
+        yield kind
+    for child in children:
+        yield from leaves(child)
+
+
+WIRE = [kind for kind in leaves() if kind is not errors.OperatorError]
+
+
+def test_the_codes_are_the_promised_ones() -> None:
+    assert {kind.code: kind.status for kind in WIRE} == STATUS_OF
+
+
+@pytest.mark.parametrize("kind", WIRE, ids=lambda kind: kind.__name__)
+def test_what_may_pass_has_retry_after_and_what_is_permanent_has_none(
+    kind: type[CortexError],
+) -> None:
+    may_pass = kind.status in (502, 503, 504) or kind.code in (
+        "queue_full",
+        "rate_limit_exceeded",
+    )
+    expected = may_pass and kind.code not in NEVER_RETRY
+    assert (kind.default_retry_after_s is not None) == expected
+
+
+@pytest.mark.parametrize("kind", WIRE, ids=lambda kind: kind.__name__)
+def test_each_sentence_says_something_and_ends(kind: type[CortexError]) -> None:
+    assert kind.__doc__
+    sentence = kind.says.format_map(AnyFact())
+    assert kind is errors.ContextLengthExceededError or sentence.count(" ") >= 3
+
+
+def test_openais_envelope_holds_the_facts_inside_the_error() -> None:
+    error = errors.RequestTooLargeError(limit_mb=64)
+    assert json.loads(errors.write_openai(error)) == {
+        "error": {
+            "limit_mb": 64,
+            "message": "The request body is larger than 64 MiB, the limit here (`max_body_mb`).",
+            "type": "invalid_request_error",
+            "code": "request_too_large",
+            "param": None,
+        }
+    }
+
+
+def test_anthropics_envelope_has_its_own_types_and_the_request_id() -> None:
+    error = errors.ModelNotFoundError(model="m", param="model")
+    body = json.loads(errors.write_anthropic(error, "req_1"))
+    assert (body["type"], body["request_id"]) == ("error", "req_1")
+    assert body["error"]["type"] == "not_found_error"
+    assert body["error"]["code"] == "model_not_found"
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "kind"),
+    [
+        (errors.ShuttingDownError(daemon="gateway"), 529, "overloaded_error"),
+        (errors.QueueFullError(model="m", waiting=1), 429, "rate_limit_error"),
+        (errors.InvalidApiKeyError(), 401, "authentication_error"),
+        (errors.RequestTooLargeError(limit_mb=1), 413, "request_too_large"),
+        (errors.MalformedJsonError(reason="r"), 400, "invalid_request_error"),
+        (errors.EngineDiedError(model="m", reason="r"), 502, "api_error"),
+        (errors.UpstreamTimeoutError(upstream="u", idle_s=1), 504, "timeout_error"),
+    ],
+)
+def test_anthropics_status_and_type(error: CortexError, status: int, kind: str) -> None:
+    assert errors.anthropic_status(error) == status
+    assert json.loads(errors.write_anthropic(error, "r"))["error"]["type"] == kind
+
+
+def test_a_refused_load_has_the_code_of_its_kind() -> None:
+    error = errors.LoadRefusedError(
+        model="m", load_kind="quant_not_found", reason="no q9", suggestion="Try q8."
+    )
+    assert json.loads(errors.write_openai(error))["error"]["code"] == "quant_not_found"
+    assert error.message == "The model 'm' cannot be loaded: no q9. Try q8."
+
+
+def test_braces_in_facts_stay_as_they_are() -> None:
+    assert "{x}" in errors.MalformedJsonError(reason="{x}").message
+
+
+def test_the_tree_in_the_docstring_names_every_class() -> None:
+    assert errors.__doc__
+    for kind in leaves():
+        assert kind.__name__ in errors.__doc__, kind
