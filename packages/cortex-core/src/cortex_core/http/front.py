@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The outermost ASGI application: request id, limits, errors in their envelopes, drain, the one log line.
 
-Hot routes speak to an Exchange directly; everything else goes to a Starlette application. Nothing wraps
+Hot routes speak to an Exchange directly; everything else goes to Starlette's router. Nothing wraps
 `send` on a hot route: that would be paid for every chunk.
 """
 
@@ -11,11 +11,8 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping
 
-from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import BaseRoute, Route
+from starlette.routing import BaseRoute, Route, Router
 
 from cortex_core import logs, wire
 from cortex_core.errors import (
@@ -39,7 +36,7 @@ _JSON_TYPES = (b"application/json", b"application/x-www-form-urlencoded", b"text
 
 
 class Front:
-    """Serves hot routes and a Starlette application as one; counts what is in flight.
+    """Serves hot routes and Starlette routes as one; counts what is in flight.
 
     Args:
         daemon: `gateway` or `neuron`, for messages.
@@ -60,7 +57,8 @@ class Front:
     ) -> None:
         self._daemon = daemon
         self._hot = dict(hot)
-        self._rest = _build_rest(daemon, routes)
+        self._routes = routes
+        self._rest = Router(routes, default=_no_route)
         self._limit_bytes = max_body_mb * MIB
         self._on_end = on_end
         self._closing = asyncio.Event()
@@ -104,14 +102,14 @@ class Front:
     async def _serve(self, exchange: Exchange, receive: Receive, send: Send) -> None:
         handler = self._hot.get(exchange.path)
         if handler is None:
-            await self._rest(exchange.scope, receive, _with_request_id(send, exchange.request_id))
+            await self._guard(exchange, self._serve_rest(exchange, receive, send))
             return
         began_s = time.monotonic()
         self._in_flight += 1
         self._idle.clear()
         error: CortexError | None = None
         try:
-            error = await self._serve_hot(exchange, handler)
+            error = await self._guard(exchange, self._serve_hot(exchange, handler))
         finally:
             self._in_flight -= 1
             if not self._in_flight:
@@ -120,20 +118,50 @@ class Front:
                 self._on_end(exchange, error)
             _log_end(exchange, error, time.monotonic() - began_s)
 
-    async def _serve_hot(self, exchange: Exchange, handler: Handler) -> CortexError | None:
+    async def _guard(self, exchange: Exchange, work: Awaitable[None]) -> CortexError | None:
+        """Do the work; whatever it raises becomes an answer. Returns the error that it was refused by."""
         try:
-            await self._handle(exchange, handler)
+            await work
         except ClientGoneError:
             return None
         except CortexError as error:
             return await _refuse(exchange, error)
+        except HTTPException as error:
+            return await _refuse(exchange, self._routing_error(exchange, error))
         except Exception:  # the outermost layer: a fault of ours becomes a 500 and a traceback
             log.exception("unhandled fault", request_id=exchange.request_id, path=exchange.path)
             fault = InternalError(daemon=self._daemon, request_id=exchange.request_id)
             return await _refuse(exchange, fault)
         return None
 
-    async def _handle(self, exchange: Exchange, handler: Handler) -> None:
+    async def _serve_rest(self, exchange: Exchange, receive: Receive, send: Send) -> None:
+        exchange.scope["app"] = (
+            self  # makes the router raise its 404 and 405 instead of answering them
+        )
+
+        async def sending(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                await exchange.start(message["status"], message.get("headers", []))
+            else:
+                await send(message)
+
+        await self._rest(exchange.scope, receive, sending)
+
+    def _routing_error(self, exchange: Exchange, error: HTTPException) -> CortexError:
+        method, path = exchange.method, exchange.path
+        if error.status_code == 405:
+            # Not the router's own list: that names the methods of one route where several share a path.
+            return MethodNotAllowedError(method=method, path=path, allowed=self._allowed(path))
+        return RouteNotFoundError(method=method, path=path)
+
+    def _allowed(self, path: str) -> str:
+        methods: set[str] = set()
+        for route in self._routes:
+            if isinstance(route, Route) and route.path_regex.match(path):
+                methods |= route.methods or set()
+        return ", ".join(sorted(methods))
+
+    async def _serve_hot(self, exchange: Exchange, handler: Handler) -> None:
         body = await exchange.read_body(self._limit_bytes)
         if exchange.method != "POST":
             raise MethodNotAllowedError(method=exchange.method, path=exchange.path, allowed="POST")
@@ -184,65 +212,8 @@ def _request_id(scope: Scope) -> str:
     return sent.decode() if _SANE_ID.fullmatch(sent) else f"req_{secrets.token_hex(12)}"
 
 
-def _with_request_id(send: Send, request_id: str) -> Send:
-    async def sending(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            own = (wire.REQUEST_ID.encode(), request_id.encode())
-            message["headers"] = [*message.get("headers", []), own]
-        await send(message)
-
-    return sending
-
-
-def _build_rest(daemon: str, routes: list[BaseRoute]) -> Starlette:
-    async def on_cortex_error(request: Request, error: Exception) -> Response:
-        assert isinstance(error, CortexError)  # noqa: S101 - Starlette calls it for these alone
-        return await error_response(request, error)
-
-    async def on_http_error(request: Request, error: Exception) -> Response:
-        assert isinstance(error, HTTPException)  # noqa: S101 - as above
-        return await error_response(request, _routing_error(request, error, routes))
-
-    async def on_fault(request: Request, error: Exception) -> Response:
-        log.error("unhandled fault", path=request.url.path, exc_info=error)
-        return await error_response(
-            request, InternalError(daemon=daemon, request_id=_request_id(request.scope))
-        )
-
-    handlers = {CortexError: on_cortex_error, HTTPException: on_http_error, Exception: on_fault}
-    return Starlette(routes=routes, exception_handlers=handlers)
-
-
-def _routing_error(request: Request, error: HTTPException, routes: list[BaseRoute]) -> CortexError:
-    method, path = request.method, request.url.path
-    if error.status_code == 405:
-        # Not Starlette's own list: that names the methods of one route where several share a path.
-        allowed = _allowed(request.scope, routes)
-        return MethodNotAllowedError(method=method, path=path, allowed=allowed)
-    return RouteNotFoundError(method=method, path=path)
-
-
-def _allowed(scope: Scope, routes: list[BaseRoute]) -> str:
-    methods: set[str] = set()
-    for route in routes:
-        if isinstance(route, Route) and route.path_regex.match(scope["path"]):
-            methods |= route.methods or set()
-    return ", ".join(sorted(methods))
-
-
-async def error_response(request: Request, error: CortexError) -> Response:
-    """An error as a Starlette response, in the dialect of the path."""
-    sent: list[Message] = []
-
-    async def keep(message: Message) -> None:
-        sent.append(message)
-
-    exchange = Exchange(request.scope, request.receive, keep, _request_id(request.scope))
-    await exchange.fail(error)
-    response = Response(sent[1]["body"], status_code=sent[0]["status"])
-    own = wire.REQUEST_ID.encode()  # the outer layer adds it
-    response.raw_headers = [pair for pair in sent[0]["headers"] if pair[0] != own]
-    return response
+async def _no_route(scope: Scope, receive: Receive, send: Send) -> None:
+    raise HTTPException(404)
 
 
 async def _lifespan(receive: Receive, send: Send) -> None:
