@@ -119,10 +119,11 @@ async def test_a_content_type_that_is_no_json_is_refused() -> None:
 
 
 @pytest.mark.slow
-async def test_a_body_of_100_mb_is_413_and_the_connection_lives() -> None:
+@pytest.mark.parametrize("path", ["/v1/echo", "/show/a", "/nowhere"])
+async def test_a_body_of_100_mb_is_413_and_the_connection_lives(path: str) -> None:
     async with serving(build(max_body_mb=1)) as endpoint:
         client = Client(endpoint)
-        async with client.open("POST", "/v1/echo", body=b" " * 100_000_000) as reply:
+        async with client.open("POST", path, body=b" " * 100_000_000) as reply:
             assert reply.status == 413
             assert b"request_too_large" in await reply.read()
         async with client.open("POST", "/v1/echo", body=b"{}") as reply:

@@ -135,9 +135,16 @@ class Front:
         return None
 
     async def _serve_rest(self, exchange: Exchange, receive: Receive, send: Send) -> None:
+        # Read to its end whatever the route: a server with a body that nobody takes cannot close the connection.
+        unread = [await exchange.read_body(self._limit_bytes)]
         exchange.scope["app"] = (
             self  # makes the router raise its 404 and 405 instead of answering them
         )
+
+        async def receiving() -> Message:
+            if unread:
+                return {"type": "http.request", "body": unread.pop(), "more_body": False}
+            return await receive()
 
         async def sending(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -145,7 +152,7 @@ class Front:
             else:
                 await send(message)
 
-        await self._rest(exchange.scope, receive, sending)
+        await self._rest(exchange.scope, receiving, sending)
 
     def _routing_error(self, exchange: Exchange, error: HTTPException) -> CortexError:
         method, path = exchange.method, exchange.path

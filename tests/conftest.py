@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Daemons as an operator runs them: real processes on loopback, their logs kept, everything ended."""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import sys
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from cortex_core.http.client import Client, read_all
+from cortex_core.http.headers import Headers
+
+START_S = 60.0
+STOP_S = 15.0
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        port: int = sock.getsockname()[1]
+        return port
+
+
+class Daemon:
+    """A running daemon: its process, where it is reached, what it logged."""
+
+    def __init__(self, process: asyncio.subprocess.Process, log: Path, endpoint: str) -> None:
+        self.process = process
+        self.log_path = log
+        self.endpoint = endpoint
+        self.client = Client(endpoint)
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    @property
+    def log(self) -> str:
+        return self.log_path.read_text()
+
+    async def get(self, path: str) -> Any:
+        return await self.client.ask("GET", path, object)
+
+    async def post(
+        self, path: str, body: object, headers: Headers | None = None
+    ) -> tuple[int, dict[bytes, bytes], bytes]:
+        """Status, headers and body of a POST, whatever they are."""
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        fields = [(b"content-type", b"application/json"), *(headers or [])]
+        async with self.client.open("POST", path, headers=fields, body=data) as reply:
+            raw = await read_all(reply)
+            return reply.status, {n.lower(): v for n, v in reply.headers}, raw
+
+    async def chat(self, model: str, text: str = "hello there", **fields: Any) -> dict[str, Any]:
+        """A whole chat answer; fails on any other status than 200."""
+        body = {"model": model, "messages": [{"role": "user", "content": text}], **fields}
+        status, _, raw = await self.post("/v1/chat/completions", body)
+        assert status == 200, raw
+        answer: dict[str, Any] = json.loads(raw)
+        return answer
+
+    async def until(self, path: str, holds: Any, within_s: float = 5.0) -> Any:
+        """Poll a path until `holds(answer)`; fails with the last answer when time is up."""
+        answer = None
+        try:
+            async with asyncio.timeout(within_s):
+                while True:
+                    answer = await self.get(path)
+                    if holds(answer):
+                        return answer
+                    await asyncio.sleep(0.02)
+        except TimeoutError:
+            raise AssertionError(f"{path} still says {answer}\n{self.log[-3000:]}") from None
+
+    async def stop(self, with_signal: int = signal.SIGTERM) -> int:
+        """End it; returns its exit code."""
+        if self.process.returncode is None:
+            self.process.send_signal(with_signal)
+        async with asyncio.timeout(STOP_S):
+            return await self.process.wait()
+
+
+class Fleet:
+    """Starts daemons, and ends them with the test."""
+
+    def __init__(self, folder: Path, stack: AsyncExitStack) -> None:
+        self.folder = folder
+        self._stack = stack
+
+    async def neuron(
+        self, name: str = "a", config: str = '[[harnesses]]\nname = "echo"\n', **environ: str
+    ) -> Daemon:
+        port = free_port()
+        text = f'listen = "127.0.0.1"\nport = {port}\n{config}'
+        return await self._start(name, "neuron", text, f"http://127.0.0.1:{port}", environ)
+
+    async def gateway(
+        self, *neurons: Daemon | str, models: str = "", config: str = "", **environ: str
+    ) -> Daemon:
+        port, metrics = free_port(), free_port()
+        (self.folder / "models.toml").write_text(models)
+        text = config + (
+            f'\n[gateway]\nlisten = "127.0.0.1:{port}"\nmetrics_listen = "127.0.0.1:{metrics}"\n'
+            "[poll]\ninterval_s = 0.2\ntimeout_s = 1\n"
+        )
+        for index, neuron in enumerate(neurons):
+            endpoint = neuron if isinstance(neuron, str) else neuron.endpoint
+            text += f'[[neurons]]\nname = "{"abcdef"[index]}"\nendpoint = "{endpoint}"\n'
+        gateway = await self._start(
+            "gateway", "cortex_cli", text, f"http://127.0.0.1:{port}", environ
+        )
+        gateway.metrics = Client(f"http://127.0.0.1:{metrics}")  # type: ignore[attr-defined]
+        self._stack.push_async_callback(gateway.metrics.close)  # type: ignore[attr-defined]
+        return gateway
+
+    async def _start(
+        self, name: str, module: str, config: str, endpoint: str, environ: dict[str, str]
+    ) -> Daemon:
+        path = self.folder / f"{name}.toml"
+        path.write_text(config)
+        log = self.folder / f"{name}.log"
+        with log.open("ab") as file:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                *("-m", module, "serve", "--config", str(path)),
+                stdout=file,
+                stderr=file,
+                stdin=asyncio.subprocess.DEVNULL,
+                env={**os.environ, **environ},
+            )
+        daemon = Daemon(process, log, endpoint)
+        self._stack.push_async_callback(_end, daemon)
+        await _until_up(daemon)
+        return daemon
+
+
+async def _until_up(daemon: Daemon) -> None:
+    async with asyncio.timeout(START_S):
+        while True:
+            if daemon.process.returncode is not None:
+                raise AssertionError(f"the daemon ended:\n{daemon.log}")
+            try:
+                await daemon.get("/health")
+            except Exception:  # noqa: BLE001 - not up yet, whatever it says
+                await asyncio.sleep(0.02)
+            else:
+                return
+
+
+async def _end(daemon: Daemon) -> None:
+    await daemon.client.close()
+    try:
+        await daemon.stop()
+    except TimeoutError:
+        daemon.process.kill()
+        await daemon.process.wait()
+
+
+@asynccontextmanager
+async def _fleet() -> AsyncIterator[Fleet]:
+    # Not tmp_path: paths of unix sockets have room for about 100 bytes.
+    with tempfile.TemporaryDirectory(prefix="cx") as folder:
+        async with AsyncExitStack() as stack:
+            yield Fleet(Path(folder), stack)
+
+
+@pytest.fixture
+async def fleet() -> AsyncIterator[Fleet]:
+    async with _fleet() as made:
+        yield made
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def module_fleet() -> AsyncIterator[Fleet]:
+    """One fleet for a whole file, where an engine takes long to come up."""
+    async with _fleet() as made:
+        yield made
