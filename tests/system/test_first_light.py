@@ -228,7 +228,7 @@ async def test_sigterm_lets_a_running_answer_end_and_refuses_new_ones(fleet: Any
     _, _, raw = await answer
     assert raw.endswith(sse.DONE)
     assert b"error" not in raw
-    assert await gateway.stop() == 0
+    assert await gateway.process.wait() == 0
     assert await neuron.stop() == 0
 
 

@@ -63,12 +63,26 @@ def test_min_devices_is_the_tensor_parallel_size_unless_it_is_set() -> None:
     assert Model(id="m").spec().tensor_parallel is None
 
 
-def test_aliases_never_chain() -> None:
-    catalogue = Catalogue(models=[Model(id="m")], aliases={"a": "m", "b": "a"})
+def test_an_alias_means_a_concrete_id() -> None:
+    catalogue = Catalogue(models=[Model(id="m")], aliases={"a": "m", "b": "elsewhere"})
     assert catalogue.resolve("a") == "m"
-    assert catalogue.resolve("b") == "a"
+    assert catalogue.resolve("b") == "elsewhere"
+    assert catalogue.resolve("m") == "m"
     assert catalogue.find("m") == Model(id="m")
     assert catalogue.find("a") is None
+
+
+@pytest.mark.parametrize(
+    ("models", "aliases", "message"),
+    [
+        (["m", "n", "m"], {}, "two entries with the id 'm'"),
+        (["m"], {"m": "n"}, "'m', which is the id of a model too"),
+        (["m"], {"a": "m", "b": "a"}, "the alias 'b' names 'a', which is an alias itself"),
+    ],
+)
+def test_a_name_means_one_thing(models: list[str], aliases: dict[str, str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Catalogue(models=[Model(id=model_id) for model_id in models], aliases=aliases)
 
 
 def test_a_load_request_is_a_spec_and_whether_to_wait() -> None:

@@ -45,6 +45,21 @@ def test_a_traceback_is_part_of_the_object(capsys: pytest.CaptureFixture[str]) -
     assert line["exception"][0]["exc_value"] == "why"
 
 
+@pytest.mark.parametrize("as_json", [True, False])
+def test_a_traceback_does_not_tell_what_variables_held(
+    as_json: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logs.setup(as_json=as_json)
+    prompt = "".join(["some", "body's", "secret"])
+    try:
+        raise ValueError(f"why, {len(prompt)}")
+    except ValueError:
+        logs.get("x").exception("fault")
+    shown = capsys.readouterr().err
+    assert "why, 16" in shown
+    assert prompt not in shown
+
+
 def test_the_level_is_obeyed(capsys: pytest.CaptureFixture[str]) -> None:
     logs.setup(level="warning", as_json=True)
     logs.get("x").info("not shown")

@@ -78,3 +78,12 @@ def test_an_event_reads_as_the_standard_says(raw: bytes, event: sse.Event) -> No
 def test_what_is_written_reads_back() -> None:
     assert sse.read_event(sse.write_data(b"{}")) == sse.Event(b"{}")
     assert sse.read_event(sse.write_comment(b"ping")) == sse.Event(None, comment=b"ping")
+
+
+def test_a_splitter_tells_whether_it_keeps_a_part_back() -> None:
+    splitter = sse.Splitter()
+    for chunk, is_waiting in ((b"", False), (b"data: a", True), (b"\n\n", False), (b"\r", True)):
+        splitter.feed(chunk)
+        assert splitter.is_waiting is is_waiting
+    splitter.flush()
+    assert not splitter.is_waiting

@@ -6,8 +6,6 @@ import msgspec
 from cortex_core.control import EngineSpec, ModelSpec
 from cortex_core.discovery import Device, Discovery
 
-DEFAULT_PRIORITY = 100
-
 
 class Model(EngineSpec, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One `[[models]]` entry: a model that clients may ask for. Takes every field of a spec as well.
@@ -19,7 +17,6 @@ class Model(EngineSpec, frozen=True, kw_only=True, forbid_unknown_fields=True):
         min_device_vram_mb: what each of them must have in total; None: no floor.
         pinned_on: nodes; it may run only there, and is never evicted there. Empty: anywhere.
         source: scheme of the source its weights come from; None: the neuron's default.
-        priority: higher stays; counts under the eviction strategy `priority` alone.
     """
 
     id: str
@@ -28,7 +25,6 @@ class Model(EngineSpec, frozen=True, kw_only=True, forbid_unknown_fields=True):
     min_device_vram_mb: int | None = None
     pinned_on: list[str] = []
     source: str | None = None
-    priority: int = DEFAULT_PRIORITY
 
     def spec(self) -> ModelSpec:
         """What a neuron is asked to load."""
@@ -39,11 +35,27 @@ class Model(EngineSpec, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Catalogue(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The whole of models.toml. Aliases map a name to a model id, and never chain."""
+    """The whole of models.toml.
+
+    Attributes:
+        models: what clients may ask for.
+        aliases: further names, each of a model id; they never chain.
+    """
 
     models: list[Model] = []
     aliases: dict[str, str] = {}
-    fallbacks: dict[str, list[str]] = {}
+
+    def __post_init__(self) -> None:
+        """Refuse what two readers would understand differently. Raises ValueError; the operator's fault."""
+        ids = [model.id for model in self.models]
+        twice = next((model_id for model_id in ids if ids.count(model_id) > 1), None)
+        if twice is not None:
+            raise ValueError(f"`models` has two entries with the id '{twice}'; ids are unique")
+        for alias, target in self.aliases.items():
+            if alias in ids:
+                raise ValueError(f"`aliases` has '{alias}', which is the id of a model too")
+            if target in self.aliases:
+                raise ValueError(f"the alias '{alias}' names '{target}', which is an alias itself")
 
     def resolve(self, name: str) -> str:
         """The concrete id that a client's name means."""

@@ -5,6 +5,8 @@ from typing import Any
 
 import msgspec
 
+from cortex_core.node import Progress
+
 
 class EngineSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """How a model is to be run. Every field but `harness` may be None: the neuron then decides.
@@ -38,7 +40,11 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class ModelSpec(EngineSpec, frozen=True, kw_only=True, omit_defaults=True):
-    """A model and how it is to be run. `model_id` is `scheme:org/name` or bare."""
+    """A model and how it is to be run.
+
+    Attributes:
+        model_id: `scheme:org/name`, or bare.
+    """
 
     model_id: str
 
@@ -58,11 +64,15 @@ class LoadRequest(
 
 
 class LoadAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Answer of load: `status` is a ModelStatus; `already`: nothing had to be done."""
+    """Answer of load: `status` is a ModelStatus; `already`: nothing had to be done.
+
+    `progress` is how far it is, where the answer came before the end; None: it is loaded.
+    """
 
     status: str
     model_id: str
     already: bool = False
+    progress: Progress | None = None
 
 
 class UnloadRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -379,11 +379,15 @@ def write_openai(error: CortexError) -> bytes:
 
 def write_anthropic(error: CortexError, request_id: str) -> bytes:
     """The error as Anthropic's envelope; the code rides along as `error.code`."""
-    kind = _ANTHROPIC_TYPES.get(error.status)
-    if kind is None:
-        kind = "invalid_request_error" if error.status < 500 else "api_error"
+    kind = anthropic_kind(error.status)
     body = {**error.facts, "type": kind, "message": error.message, "code": _code(error)}
     return _ENCODE.encode({"type": "error", "error": body, "request_id": request_id})
+
+
+def anthropic_kind(status: int) -> str:
+    """Anthropic's `error.type` for an HTTP status of OpenAI's dialect."""
+    other = "invalid_request_error" if status < 500 else "api_error"
+    return _ANTHROPIC_TYPES.get(status, other)
 
 
 def anthropic_status(error: CortexError) -> int:

@@ -31,8 +31,10 @@ class Harness(Protocol):
     def models(self) -> Mapping[str, ModelState]:
         """What is resident, by the id it was loaded under."""
 
-    async def load(self, spec: ModelSpec) -> ModelState:
+    async def load(self, spec: ModelSpec, *, wait: bool = True) -> ModelState:
         """Bring the model up, or join the load of it that is under way; return when it serves.
+
+        Without `wait`, return as soon as the load is under way and its spec was found sound.
 
         Raises:
             LoadRefusedError: the spec cannot work; the caller's fault.

@@ -17,7 +17,7 @@ FIELDS = frozenset(
     driver_version duration_s endpoint engines error error_code exit_code free_mb harness harnesses head_dim hidden_size
     host_ram_mb kind kv_bytes_per_token kv_cache_mb line load_s load_wait_s max_model_len max_position_embeddings method
     misses model models needed_mb neurons node num_kv_heads num_layers path phase pid prompt_tokens python rank reason
-    request_id retry_after_s served_model signal status stream total_mb ttft_s upstream variable version vocab_size waited_s
+    request_id retry_after_s running served_model signal status stream total_mb ttft_s upstream variable version vocab_size waited_s
     """.split()
 )
 
@@ -37,10 +37,14 @@ def setup(*, level: str = "info", as_json: bool | None = None) -> None:
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
+    # Tracebacks without the values of variables, which both renderers would print: prompts are among them.
+    tracebacks = structlog.processors.ExceptionRenderer(
+        structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+    )
     last: list[Any] = (
-        [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
+        [tracebacks, structlog.processors.JSONRenderer()]
         if as_json
-        else [structlog.dev.ConsoleRenderer()]
+        else [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
     )
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],

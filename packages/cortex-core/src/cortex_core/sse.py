@@ -46,6 +46,11 @@ class Splitter:
             raise TooLongError(f"an event of more than {self._max_event_bytes} bytes")
         return events
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether a part of an event is kept back."""
+        return bool(self._pending)
+
     def flush(self) -> bytes:
         """End of stream: what is left. A last event without its empty line was cut off, unless it ends in CR CR."""
         rest, self._pending = self._pending, b""

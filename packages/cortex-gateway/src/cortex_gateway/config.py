@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Every setting of the gateway: the types of cortex.toml.
+
+A setting is one field here, with its line under "Attributes:"; what does not fit is refused while the file is read,
+so that the message names the file and the line. Pure.
+"""
+
+import re
+from typing import Annotated, Literal
+
+import msgspec
+
+from cortex_core.wire import GATEWAY_PORT, METRICS_PORT
+from cortex_gateway.routing import POLICIES
+
+Seconds = Annotated[float, msgspec.Meta(gt=0)]
+Count = Annotated[int, msgspec.Meta(ge=1)]
+
+_ADDRESS = re.compile(r"unix:/.+|(?:\[[0-9a-fA-F:.]+\]|[^\s:/\[\]]+):(\d{1,5})")
+_URL = re.compile(r"https?://[^\s/?#]+(?:/[^\s?#]*)?")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[gateway]`: where it listens, and what it allows a request.
+
+    Attributes:
+        listen: host:port of the API.
+        metrics_listen: host:port of GET /metrics.
+        policy: which of several ready replicas serves: `least_busy` or `round_robin`.
+        max_body_mb: MiB that a request body may have.
+        idle_timeout_s: seconds that a neuron may be silent in a stream; there is no total limit. An answer that is no
+            stream is one silence, so that may take twelve times as long.
+        drain_s: seconds that running answers have to end after SIGTERM.
+    """
+
+    listen: str = f"0.0.0.0:{GATEWAY_PORT}"
+    metrics_listen: str = f"0.0.0.0:{METRICS_PORT}"
+    policy: str = "least_busy"
+    max_body_mb: Count = 64
+    idle_timeout_s: Seconds = 300.0
+    drain_s: Seconds = 60.0
+
+    def __post_init__(self) -> None:
+        """Refuse what would only fail later. Raises ValueError; the operator's fault."""
+        for key, address in (("listen", self.listen), ("metrics_listen", self.metrics_listen)):
+            match = _ADDRESS.fullmatch(address)
+            if not match or int(match[1] or 0) > 65535:
+                raise ValueError(
+                    f"`{key}` is '{address}', which is not host:port, such as 127.0.0.1:{GATEWAY_PORT}"
+                )
+        if self.policy not in POLICIES:
+            raise ValueError(
+                f"`policy` is '{self.policy}', which is none of {', '.join(sorted(POLICIES))}"
+            )
+
+
+class LoadingSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[loading]`: requests for models that are not up.
+
+    Attributes:
+        load_wait_s: seconds that a request is held while its model comes up.
+    """
+
+    load_wait_s: Seconds = 600.0
+
+
+class PollSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[poll]`: how the neurons are watched.
+
+    Attributes:
+        interval_s: seconds between two looks at a neuron.
+        timeout_s: seconds that one of its answers may take.
+        misses: failed looks in a row after which a node counts as down.
+    """
+
+    interval_s: Seconds = 5.0
+    timeout_s: Seconds = 5.0
+    misses: Count = 3
+
+
+class NeuronSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[[neurons]]`: one node of the fleet.
+
+    Attributes:
+        name: what the node is called in answers, logs and metrics, and in a model's `pinned_on`.
+        endpoint: where its neuron daemon listens, such as http://10.0.0.5:13131.
+        kind: what listens there; `neuron` is the only kind.
+        secret: sent to it as `Authorization: Bearer …`; None: nothing is sent.
+    """
+
+    name: str
+    endpoint: str
+    kind: Literal["neuron"] = "neuron"
+    secret: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what would only fail later. Raises ValueError; the operator's fault."""
+        if not _NAME.fullmatch(self.name):
+            raise ValueError(
+                f"`name` is '{self.name}'; it takes letters, digits, dots, dashes and underscores"
+            )
+        if not _URL.fullmatch(self.endpoint):
+            raise ValueError(
+                f"`endpoint` is '{self.endpoint}', which is not a URL, such as http://10.0.0.5:13131"
+            )
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The whole of cortex.toml.
+
+    Attributes:
+        gateway: where it listens, and what it allows a request.
+        loading: requests for models that are not up.
+        poll: how the neurons are watched.
+        neurons: the nodes of the fleet; none is allowed.
+        models_config: path of the catalogue, from the folder of this file; it need not be there.
+        default_model: what a request that names no model asks for; None: it is refused.
+    """
+
+    gateway: GatewaySettings = GatewaySettings()
+    loading: LoadingSettings = LoadingSettings()
+    poll: PollSettings = PollSettings()
+    neurons: list[NeuronSettings] = []
+    models_config: str = "models.toml"
+    default_model: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse two nodes of one name. Raises ValueError; the operator's fault."""
+        names = [neuron.name for neuron in self.neurons]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(f"`neurons` has two entries with the name '{twice}'; names are unique")

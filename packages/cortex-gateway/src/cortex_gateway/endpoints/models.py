@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""GET /v1/models and GET /v1/models/{id}."""
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from cortex_core.catalogue import Catalogue
+from cortex_core.errors import ModelNotFoundError, NoHealthyNodeError
+from cortex_core.openai import ModelEntry, ModelList
+from cortex_gateway.endpoints.answer import answer_json
+from cortex_gateway.fleet import Fleet
+from cortex_gateway.listing import list_models
+
+
+class Models:
+    """Serves the list of models.
+
+    Args:
+        fleet: what is known of the nodes.
+        catalogue: what is declared.
+        created: Unix seconds, told of each model.
+    """
+
+    def __init__(self, fleet: Fleet, catalogue: Catalogue, created: int) -> None:
+        self._fleet = fleet
+        self._catalogue = catalogue
+        self._created = created
+
+    def routes(self) -> list[BaseRoute]:
+        """Ids hold slashes, so the rest of the path is the id."""
+        return [
+            Route("/v1/models", self.all, methods=["GET"]),
+            Route("/v1/models/{model_id:path}", self.one, methods=["GET"]),
+        ]
+
+    async def all(self, request: Request) -> Response:
+        """Every model that may be asked for."""
+        return answer_json(ModelList(data=self._entries()))
+
+    async def one(self, request: Request) -> Response:
+        """One model, by id, alias, or bare name.
+
+        Raises:
+            ModelNotFoundError: nobody declares or has it.
+            NoHealthyNodeError: the same, but a node has never answered, and may have it.
+        """
+        name: str = request.path_params["model_id"]
+        entries = self._entries()
+        view = self._fleet.view()
+        resident = {found.state.id for found in view.residents(name)}
+        entry = _find(entries, name) or next((e for e in entries if e.id in resident), None)
+        if entry is not None:
+            return answer_json(entry)
+        unseen = [node.name for node in view.nodes if not node.was_seen]
+        if unseen:
+            raise NoHealthyNodeError(model=name, reason=f"{', '.join(unseen)}: never answered")
+        raise ModelNotFoundError(model=name)
+
+    def _entries(self) -> list[ModelEntry]:
+        return list_models(self._fleet.view(), self._catalogue, self._created)
+
+
+def _find(entries: list[ModelEntry], name: str) -> ModelEntry | None:
+    return next((entry for entry in entries if entry.id == name), None)

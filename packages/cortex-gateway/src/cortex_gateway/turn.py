@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""One request on its way: what the client sent, what became of it, and which headers go with it."""
+
+import asyncio
+import time
+
+from cortex_core import wire
+from cortex_core.http.exchange import Exchange
+from cortex_core.http.headers import Headers, to_upstream
+from cortex_core.openai import Asked
+from cortex_gateway.dialects.dialect import Dialect, Translator
+from cortex_gateway.routing.plan import Serve
+
+# Whatever curl or a script declares, the body was read as JSON.
+_CONTENT_TYPE = (b"content-type", b"application/json")
+_WANT_USAGE = (wire.USAGE.encode(), b"1")
+_REQUEST_ID = wire.REQUEST_ID.encode()
+_NODE = wire.NODE.encode()
+_MODEL = wire.MODEL.encode()
+_DECISION = wire.DECISION.encode()
+_OVERHEAD_MS = wire.OVERHEAD_MS.encode()
+
+
+class Turn:
+    """One request on its way.
+
+    Attributes:
+        exchange: the client's side.
+        dialect: how the client speaks.
+        asked: the narrow look at its body.
+        body: as the client sent it.
+        model: what the client asked for; may be an alias.
+        began_s: monotonic seconds at its arrival.
+        waited_s: how long it was held for loads.
+        decision: `serve`, or the first thing that had to be done: `wait` or `load`.
+        has_moved: it was sent elsewhere once already.
+        passing: what its answer goes through; None: it has not begun.
+        limit: by which it can be cut; None: it has no node yet.
+        was_cut: it ran when the gateway's time was over.
+    """
+
+    def __init__(self, exchange: Exchange, dialect: Dialect, asked: Asked, body: bytes) -> None:
+        self.exchange = exchange
+        self.dialect = dialect
+        self.asked = asked
+        self.body = body
+        self.model = asked.model or ""
+        self.began_s = time.monotonic()
+        self.waited_s = 0.0
+        self.decision = "serve"
+        self.has_moved = False
+        self.passing: Translator | None = None
+        self.limit: asyncio.Timeout | None = None
+        self.was_cut = False
+        exchange.notes.update(
+            dialect=dialect.name, model=self.model, stream=bool(asked.stream), bytes_in=len(body)
+        )
+
+    @property
+    def overhead_s(self) -> float:
+        """Seconds since its arrival that it was not held for a load."""
+        return time.monotonic() - self.began_s - self.waited_s
+
+    def cut(self) -> None:
+        """End it now, where it stands."""
+        self.was_cut = True
+        if self.limit:
+            self.limit.reschedule(0.0)
+
+    def request_headers(self) -> Headers:
+        """What goes to the neuron: the client's headers without those that are ours to set."""
+        theirs = to_upstream(self.exchange.scope["headers"])
+        return [
+            *(field for field in theirs if field[0] != _CONTENT_TYPE[0]),
+            _CONTENT_TYPE,
+            _WANT_USAGE,
+            (_REQUEST_ID, self.exchange.request_id.encode()),
+        ]
+
+    def answer_headers(self, served: Serve, overhead_s: float) -> Headers:
+        """What the client is told beside the neuron's own headers."""
+        return [
+            (_NODE, served.node.encode()),
+            # an operator may call a model what they like, a header holds ASCII
+            (_MODEL, served.model.encode("ascii", "backslashreplace")),
+            (_DECISION, self.decision.encode()),
+            (_OVERHEAD_MS, f"{overhead_s * 1000:.3f}".encode()),
+        ]

@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What did an answer cost, and when did its first word come? Read off the bytes on their way to the client. Pure."""
+
+from collections.abc import Callable
+from contextlib import suppress
+
+import msgspec
+
+from cortex_core import openai, sse
+from cortex_core.errors import CortexError, UpstreamProtocolError
+from cortex_core.openai import Usage
+from cortex_core.wire import USAGE_COMMENT
+
+# Below it the window of a stream holds too few arrivals to make a rate of.
+MIN_WINDOW_S = 0.1
+
+
+class _Failure(msgspec.Struct, frozen=True):
+    code: str | int | None = None
+
+
+class _Marks(msgspec.Struct, frozen=True):
+    """The fields that an event, or a whole answer, is looked into for."""
+
+    usage: Usage | None = None
+    error: _Failure | None = None
+
+
+_READ_MARKS = msgspec.json.Decoder(_Marks)
+_READ_USAGE = msgspec.json.Decoder(Usage)
+
+
+class Meter:
+    """Gives an answer in OpenAI's dialect to the client as it is, and reads usage and timings off it.
+
+    It fulfils `cortex_core.http.relay.Passing`. Only the neuron's usage comment is taken out, and an event that is not
+    whole is kept back until it is: a client could not read it, and what breaks off in the middle of one must not be
+    glued to our error event.
+
+    Attributes:
+        usage: as the upstream reported it; None: it has not, or never does.
+        first_s: when the first real content came, by `now`; None: none came, or the answer is no stream.
+        last_s: when the last content came.
+        deltas: events with content.
+        is_done: the stream came to its regular end.
+        error_code: of the error that the answer or stream held or ended in; None: there was none.
+    """
+
+    def __init__(
+        self, upstream: str, now: Callable[[], float], has_content: Callable[[bytes], bool]
+    ) -> None:
+        self.usage: Usage | None = None
+        self.first_s: float | None = None
+        self.last_s: float | None = None
+        self.deltas = 0
+        self.is_done = False
+        self.error_code: str | None = None
+        self._upstream = upstream
+        self._now = now
+        self._has_content = has_content
+        self._splitter = sse.Splitter()
+        self._is_whole = True  # no part of an event is kept back
+
+    @property
+    def completion_tokens(self) -> int:
+        """Tokens of the answer; where no usage was reported, the deltas that were seen."""
+        return self.usage.completion_tokens if self.usage else self.deltas
+
+    @property
+    def tokens_per_s(self) -> float | None:
+        """Rate between the first and the last content; None: too short to tell, or no stream."""
+        if self.first_s is None or self.last_s is None:
+            return None
+        window_s = self.last_s - self.first_s
+        # the first token opens the window, so it is not made inside it
+        return (self.completion_tokens - 1) / window_s if window_s >= MIN_WINDOW_S else None
+
+    def whole(self, status: int, body: bytes) -> bytes:
+        """An answer that is no stream, complete."""
+        self._read_marks(body)
+        return body
+
+    def feed(self, chunk: bytes) -> bytes:
+        """The next bytes of a stream; returns what can go to the client now."""
+        if self._is_whole and self.first_s is not None and _is_plain(chunk):
+            self.deltas += 1 + chunk.count(b"\n\ndata:")
+            self.last_s = self._now()
+            return chunk
+        try:
+            events = self._splitter.feed(chunk)
+        except sse.TooLongError as error:
+            raise self._broken(str(error)) from None
+        self._is_whole = not self._splitter.is_waiting
+        return b"".join([event for event in events if self._passes(event)])
+
+    def close(self) -> bytes:
+        """The stream has ended; returns what the client is still owed.
+
+        Raises:
+            UpstreamProtocolError: it ended without `[DONE]`.
+        """
+        rest = self._splitter.flush()
+        owed = rest if rest and self._passes(rest) else b""
+        if not self.is_done:
+            raise self._broken("the stream ended without [DONE]")
+        return owed
+
+    def fail(self, error: CortexError) -> bytes:
+        """The stream broke; returns an error event and the regular end, unless that has gone out."""
+        if self.is_done:
+            return b""
+        self.error_code = error.code
+        return openai.write_error_events(error)
+
+    def _passes(self, raw: bytes) -> bool:
+        """Read one event; False: it is not for the client."""
+        event = sse.read_event(raw)
+        if event.data is None:
+            return not self._take_usage_comment(raw.lstrip(b"\r\n"))
+        if event.data == b"[DONE]":
+            self.is_done = True
+        else:
+            self._read_data(event.data)
+        return True
+
+    def _take_usage_comment(self, raw: bytes) -> bool:
+        if not raw.startswith(USAGE_COMMENT):
+            return False
+        # What cannot be read is taken out all the same: it is between the neuron and us. Then the deltas count.
+        with suppress(msgspec.DecodeError, UnicodeDecodeError):
+            self.usage = _READ_USAGE.decode(raw[len(USAGE_COMMENT) :])
+        return True
+
+    def _read_data(self, data: bytes) -> None:
+        if _may_be_special(data):
+            self._read_marks(data)
+            counts = self._has_content(data)
+        else:
+            # once content flows, an event with none is the exception, and not worth looking for
+            counts = self.first_s is not None or self._has_content(data)
+        if counts:
+            self.deltas += 1
+            self.last_s = self._now()
+            if self.first_s is None:
+                self.first_s = self.last_s
+
+    def _read_marks(self, data: bytes) -> None:
+        try:
+            marks = _READ_MARKS.decode(data)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return
+        self.usage = marks.usage or self.usage
+        if marks.error is not None:
+            self.error_code = str(marks.error.code or "unknown")
+
+    def _broken(self, reason: str) -> UpstreamProtocolError:
+        return UpstreamProtocolError(upstream=self._upstream, reason=reason)
+
+
+def _is_plain(chunk: bytes) -> bool:
+    """Whether a chunk is nothing but whole, ordinary content events; may say no to one that is."""
+    return (
+        chunk.startswith(b"data:")
+        and chunk.endswith(b"\n\n")
+        and b"\n:" not in chunk
+        and b"\r" not in chunk
+        and b"[DONE]" not in chunk
+        and not _may_be_special(chunk)
+    )
+
+
+def _may_be_special(data: bytes) -> bool:
+    """Whether there may be a usage, an error or a finish in it. Inside of texts the quotes are escaped."""
+    return b'"usage":' in data or b'"error":' in data or b'"finish_reason":"' in data

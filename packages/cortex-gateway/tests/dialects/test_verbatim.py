@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""OpenAI's own dialects go through byte for byte, but for a model that is called otherwise."""
+
+import pytest
+
+from cortex_core.errors import ClientError
+from cortex_core.openai import Asked
+from cortex_gateway.dialects import DIALECTS
+
+BODY = b'{ "messages" : [{"role":"user","content":"\\u00e9 \xc3\xa9"}], "model":"a", "x": 1.0e3, "stream":true }'
+OPENAI = ["/v1/chat/completions", "/v1/completions"]
+
+
+@pytest.mark.parametrize("path", OPENAI)
+def test_a_body_is_looked_at_and_not_touched(path: str) -> None:
+    dialect = DIALECTS[path]
+    asked = dialect.read(BODY)
+    assert asked == Asked(model="a", stream=True)
+    assert dialect.write(BODY, asked, "a") is BODY
+    assert (dialect.path, dialect.upstream_path) == (path, path)
+
+
+def test_a_renamed_model_is_put_in_and_nothing_else_changes() -> None:
+    dialect = DIALECTS["/v1/chat/completions"]
+    assert dialect.write(BODY, dialect.read(BODY), "org/b") == (
+        b'{"messages":[{"role":"user","content":"\\u00e9 \xc3\xa9"}],"model":"org/b","x":1.0e3,"stream":true}'
+    )
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        (b"{", "malformed_json"),
+        (b"", "malformed_json"),
+        (b"[]", "invalid_request_body"),
+        (b'{"model":3}', "invalid_request_body"),
+        (b'{"model":"a","stream":"yes"}', "invalid_request_body"),
+        (b'{"messages":[]}', "missing_model_field"),
+        (b'{"model":""}', "missing_model_field"),
+    ],
+)
+def test_what_cannot_be_read_is_the_client_s_fault(body: bytes, code: str) -> None:
+    for path in OPENAI:
+        with pytest.raises(ClientError) as caught:
+            DIALECTS[path].read(body)
+        assert caught.value.code == code

@@ -1,0 +1,238 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What becomes of a request, step by step. Nodes are a, b, c; a trailing `-` is down, a `?` was never seen."""
+
+from typing import Any
+
+import pytest
+
+from cortex_core.catalogue import Catalogue, Model
+from cortex_core.control import ModelSpec
+from cortex_core.discovery import Discovery
+from cortex_core.node import DeviceHealth, Health, ModelActivity, ModelState
+from cortex_core.testing import make_device, make_discovery, make_state
+from cortex_gateway.fleet import FleetView, NodeView
+from cortex_gateway.routing.least_busy import least_busy
+from cortex_gateway.routing.plan import Decision, Load, Refuse, Serve, Wait, plan
+
+ECHO = Model(id="m", harness="echo")
+BIG = Model(id="m", vram_mb=20_000)
+SOURCED = Model(id="org/m", harness="echo", source="hub")
+GPU = make_discovery(make_device(0, 24_000))
+SMALL = make_discovery(make_device(0, 8_000))
+
+
+def node(
+    name: str,
+    *states: ModelState,
+    found: Discovery | None = GPU,
+    busy: dict[str, int] | None = None,
+    free_mb: int | None = None,
+) -> NodeView:
+    """`busy`: running requests per model, of 2 that may run and 1 that may wait."""
+    activities = [
+        ModelActivity(id=model, status="loaded", running=count, max_running=2, max_waiting=1)
+        for model, count in (busy or {}).items()
+    ]
+    devices = [DeviceHealth(index=0, vram_free_mb=free_mb)]
+    return NodeView(
+        name=name.rstrip("-?"),
+        endpoint="http://x",
+        is_up=name[-1] not in "-?",
+        discovery=None if name.endswith("?") else found,
+        models=states,
+        health=Health(uptime_secs=1, models=activities, devices=devices),
+        last_seen_s=None if name.endswith("?") else 1.0,
+    )
+
+
+def check(
+    nodes: list[NodeView],
+    expected: Decision,
+    *,
+    models: list[Model] | None = None,
+    name: str = "m",
+    avoid: str = "",
+    **view: Any,
+) -> None:
+    catalogue = Catalogue(models=models or [], aliases={"alias": "m"})
+    view_now = FleetView(nodes=tuple(nodes), **view)
+    assert plan(view_now, catalogue, name, least_busy, frozenset(avoid)) == expected
+
+
+def serve(
+    where: str, model: str = "m", model_id: str | None = None, reason: str = "ready"
+) -> Serve:
+    return Serve(node=where, model=model, model_id=model_id or model, reason=reason)
+
+
+def load(where: str, reason: str = "it fits", model: Model = ECHO) -> Load:
+    return Load(node=where, model=model.id, spec=model.spec(), reason=reason)
+
+
+def refuse(code: str, reason: str, **fields: Any) -> Refuse:
+    return Refuse(code=code, model="m", reason=reason, **fields)
+
+
+M = make_state("m")
+OTHER = make_state("other")
+
+
+@pytest.mark.parametrize("name", ["m", "alias"])
+@pytest.mark.parametrize("models", [[], [ECHO]], ids=["undeclared", "declared"])
+def test_a_ready_replica_serves(name: str, models: list[Model]) -> None:
+    check([node("a", OTHER), node("b", M)], serve("b"), name=name, models=models)
+
+
+def test_the_policy_chooses_among_ready_replicas() -> None:
+    check([node("a", M, busy={"m": 2}), node("b", M, busy={"m": 1})], serve("b"))
+    check([node("a", M, busy={"m": 0}), node("b", M, busy={"m": 1})], serve("a"))
+
+
+def test_what_we_sent_since_the_last_poll_counts() -> None:
+    nodes = [node("a", M, busy={"m": 0}), node("b", M, busy={"m": 1})]
+    check(nodes, serve("b"), in_flight={("a", "m"): 2})
+
+
+def test_a_full_replica_is_passed_over() -> None:
+    check([node("a", M, busy={"m": 3}), node("b", M, busy={"m": 2})], serve("b"))
+
+
+def test_a_node_that_is_down_does_not_serve() -> None:
+    check([node("a-", M), node("b", M)], serve("b"))
+
+
+@pytest.mark.parametrize("status", ["poisoned", "sleeping", ""])
+def test_a_status_that_is_not_loaded_does_not_serve(status: str) -> None:
+    check([node("a", make_state("m", status))], load("a"), models=[ECHO])
+    check(
+        [node("a", make_state("m", status))],
+        refuse("model_not_found", "nobody declares or has it"),
+    )
+
+
+def test_a_node_to_avoid_does_not_serve() -> None:
+    check([node("a", M), node("b", M)], serve("b"), avoid="a")
+
+
+@pytest.mark.parametrize("status", ["loading", "unloading"])
+@pytest.mark.parametrize("models", [[], [ECHO]], ids=["undeclared", "declared"])
+def test_what_is_about_to_change_is_waited_for(status: str, models: list[Model]) -> None:
+    expected = Wait(node="b", model="m", model_id="m", reason=f"it is {status} there")
+    check([node("a"), node("b", make_state("m", status))], expected, models=models)
+
+
+def test_a_load_of_ours_is_waited_for_before_the_node_tells_of_it() -> None:
+    expected = Wait(node="b", model="m", model_id="m", reason="a load is under way")
+    check([node("a"), node("b")], expected, models=[ECHO], loads=frozenset({("b", "m")}))
+
+
+def test_a_ready_replica_goes_before_one_that_is_loading() -> None:
+    check([node("a", make_state("m", "loading")), node("b", M)], serve("b"))
+
+
+def test_a_model_that_recovers_is_refused_and_not_loaded_elsewhere() -> None:
+    expected = refuse("model_recovering", "the engine failed", node="a")
+    check([node("a", make_state("m", "recovering")), node("b")], expected, models=[ECHO])
+    check([node("a", make_state("m", "recovering")), node("b", M)], serve("b"), models=[ECHO])
+
+
+def test_a_declared_model_is_loaded_on_the_emptiest_node() -> None:
+    check([node("a", OTHER), node("b")], load("b"), models=[ECHO])
+    check([node("b"), node("a")], load("a"), models=[ECHO])
+
+
+def test_a_model_that_failed_on_the_only_node_is_loaded_again() -> None:
+    check([node("a", make_state("m", "failed"))], load("a"), models=[ECHO])
+    check([node("a", make_state("m", "failed")), node("b", OTHER)], load("b"), models=[ECHO])
+
+
+def test_a_node_without_room_is_asked_where_none_is_better() -> None:
+    full = node("a", OTHER, free_mb=1_000)
+    reason = "no node has room now, and this one could make it"
+    check([full], load("a", reason, BIG), models=[BIG])
+    check([full, node("b", OTHER, OTHER, free_mb=20_000)], load("b", model=BIG), models=[BIG])
+
+
+def test_beside_full_replicas_one_more_is_loaded_only_where_it_fits() -> None:
+    busy = node("a", M, busy={"m": 3})
+    check([busy, node("b", free_mb=20_000)], load("b", model=BIG), models=[BIG])
+    last = serve("a", reason="every replica is full")
+    check([busy, node("b", free_mb=1_000)], last, models=[BIG])
+    check([busy], last, models=[BIG])
+    check([busy], last)
+
+
+def test_a_source_is_part_of_what_is_asked_for_and_not_of_the_name() -> None:
+    expected = Load(
+        node="a",
+        model="org/m",
+        spec=ModelSpec(model_id="hub:org/m", harness="echo"),
+        reason="it fits",
+    )
+    for name in ("org/m", "hub:org/m"):
+        check([node("a")], expected, models=[SOURCED], name=name)
+        there = [node("a", make_state("hub:org/m"))]
+        check(there, serve("a", "org/m", "hub:org/m"), models=[SOURCED], name=name)
+
+
+def test_a_bare_name_finds_a_model_with_a_scheme_unless_two_have_it() -> None:
+    one = node("a", make_state("hub:org/m"))
+    check([one], serve("a", "hub:org/m"), name="org/m")
+    two = node("b", make_state("lake:org/m"))
+    expected = Refuse(code="model_not_found", model="org/m", reason="nobody declares or has it")
+    check([one, two], expected, name="org/m")
+    check([one, two], serve("b", "lake:org/m"), name="lake:org/m")
+
+
+@pytest.mark.parametrize(
+    ("nodes", "code", "reason"),
+    [
+        ([], "model_not_found", "nobody declares or has it"),
+        ([node("a", OTHER)], "model_not_found", "nobody declares or has it"),
+        ([node("a"), node("b-", OTHER)], "model_not_found", "nobody declares or has it"),
+        # who was never asked may have it
+        ([node("a"), node("b?")], "no_healthy_node", "b: never answered"),
+        # who had it may come back
+        ([node("a"), node("b-", M)], "no_healthy_node", "b: does not answer"),
+    ],
+)
+def test_what_nobody_declares(nodes: list[NodeView], code: str, reason: str) -> None:
+    check(nodes, refuse(code, reason))
+
+
+def test_an_undeclared_model_that_failed_says_why() -> None:
+    failed = make_state("m", "failed", last_error="no kernel")
+    expected = refuse("load_failed", "no kernel", node="a", kind="engine_failed")
+    check([node("a", failed)], expected)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "reason"),
+    [
+        ([], "no nodes are configured"),
+        ([node("a-")], "a: does not answer"),
+        ([node("a?")], "a: never answered"),
+        ([node("a", found=None)], "a: has not told what it is"),
+        ([node("a", found=SMALL), node("b-")], "b: does not answer"),
+    ],
+)
+def test_a_declared_model_whose_nodes_are_away(nodes: list[NodeView], reason: str) -> None:
+    check(nodes, refuse("no_healthy_node", reason), models=[BIG])
+
+
+@pytest.mark.parametrize(
+    ("nodes", "model", "reason"),
+    [
+        (
+            [node("a", found=SMALL), node("b", found=make_discovery())],
+            BIG,
+            "a: needs 1 device(s) of 20000 MiB, has 8000 MiB; b: needs 1 device(s) of 20000 MiB, has no devices",
+        ),
+        ([node("a-", found=SMALL)], BIG, "a: needs 1 device(s) of 20000 MiB, has 8000 MiB"),
+        ([node("a?")], Model(id="m", pinned_on=["z"]), "a: pinned on z"),
+    ],
+)
+def test_a_model_that_can_run_nowhere_is_refused_with_the_arithmetic(
+    nodes: list[NodeView], model: Model, reason: str
+) -> None:
+    check(nodes, refuse("model_infeasible", reason), models=[model])

@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Models are loaded once however many ask; who waits is held, told, and let go."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from cortex_core.catalogue import Model
+from cortex_core.errors import (
+    InsufficientVramError,
+    LoadFailedError,
+    LoadRefusedError,
+    ShuttingDownError,
+)
+from cortex_core.testing import make_state
+
+ECHO = [Model(id="m", harness="echo")]
+M = make_state("m")
+
+
+def error_of(answer: Any) -> tuple[int, str]:
+    return answer.status, answer.json["error"]["code"]
+
+
+async def test_fifty_first_requests_make_one_load_and_fifty_answers(fake: Any, start: Any) -> None:
+    neuron, gate = fake(), asyncio.Event()
+    done = neuron.load
+
+    async def slow(body: dict[str, Any]) -> None:
+        await gate.wait()
+        await done(body)
+
+    neuron.load = slow
+    models = [Model(id="m", harness="echo", quant="q4", max_model_len=99)]
+    async with start(neuron, models=models) as fleet:
+        requests = [asyncio.create_task(fleet.ask()) for _ in range(50)]
+        while not neuron.loads:
+            await asyncio.sleep(0)
+        gate.set()
+        answers = await asyncio.gather(*requests)
+        lines = await fleet.metrics()
+    assert [answer.status for answer in answers] == [200] * 50
+    wanted = {"model_id": "m", "harness": "echo", "quant": "q4", "max_model_len": 99}
+    assert neuron.loads == [wanted]
+    decisions = [answer.header(b"x-cortex-decision") for answer in answers]
+    assert (decisions.count(b"load"), decisions.count(b"wait")) == (1, 49)
+    assert 'cortex_cold_starts_total{model="m",node="a"} 1.0' in lines
+    assert 'cortex_requests_total{model="m",node="a"} 50.0' in lines
+    assert 'cortex_load_seconds_count{model="m",node="a"} 1.0' in lines
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "code", "kind", "retry"),
+    [
+        (
+            LoadRefusedError(model="m", load_kind="quant_not_found", reason="no q4", suggestion="Ask q8."),
+            502, "load_failed", "quant_not_found", None,
+        ),
+        (
+            LoadFailedError(model="m", node="x", load_kind="engine_start_failed", reason="boom"),
+            502, "load_failed", "engine_start_failed", None,
+        ),
+        (InsufficientVramError(model="m", reason="held"), 503, "insufficient_vram", None, b"5"),
+        (ShuttingDownError(daemon="neuron"), 503, "no_healthy_node", None, b"5"),
+    ],
+)  # fmt: skip
+async def test_a_load_that_fails_is_told_to_everyone_and_tried_anew_by_the_next(
+    fake: Any, start: Any, error: Exception, status: int, code: str, kind: str | None, retry: Any
+) -> None:
+    neuron, gate = fake(), asyncio.Event()
+
+    async def fail(body: dict[str, Any]) -> None:
+        await gate.wait()
+        raise error
+
+    neuron.load = fail
+    async with start(neuron, models=ECHO) as fleet:
+        requests = [asyncio.create_task(fleet.ask()) for _ in range(5)]
+        while not neuron.loads:
+            await asyncio.sleep(0)
+        gate.set()
+        answers = await asyncio.gather(*requests)
+        assert [error_of(answer) for answer in answers] == [(status, code)] * 5
+        assert answers[0].json["error"].get("load_kind") == kind
+        assert answers[0].header(b"retry-after") == retry
+        assert len(neuron.loads) == 1
+        assert error_of(await fleet.ask()) == (status, code)
+        assert len(neuron.loads) == 2
+        lines = await fleet.metrics()
+    assert f'cortex_rejections_total{{code="{code}"}} 6.0' in lines
+    assert not [line for line in lines if line.startswith("cortex_requests_total{")]
+
+
+async def test_a_load_that_takes_too_long_lets_go_of_the_request_and_goes_on(
+    fake: Any, start: Any
+) -> None:
+    neuron, gate = fake(), asyncio.Event()
+    done = neuron.load
+
+    async def slow(body: dict[str, Any]) -> None:
+        await gate.wait()
+        await done(body)
+
+    neuron.load = slow
+    async with start(neuron, models=ECHO, loading={"load_wait_s": 0.05}) as fleet:
+        answer = await fleet.ask()
+        assert error_of(answer) == (503, "model_loading")
+        assert answer.header(b"retry-after") == b"5"
+        request = asyncio.create_task(fleet.ask())
+        await asyncio.sleep(0)
+        gate.set()
+        assert (await request).status == 200
+    assert len(neuron.loads) == 1
+
+
+async def test_a_waiter_that_leaves_does_not_end_the_load(fake: Any, start: Any) -> None:
+    neuron, gate, leave = fake(), asyncio.Event(), asyncio.Event()
+    done = neuron.load
+
+    async def slow(body: dict[str, Any]) -> None:
+        await gate.wait()
+        await done(body)
+
+    neuron.load = slow
+    async with start(neuron, models=ECHO) as fleet:
+        first = asyncio.create_task(fleet.ask(leave=leave))
+        while not neuron.loads:
+            await asyncio.sleep(0)
+        second = asyncio.create_task(fleet.ask())
+        leave.set()
+        await first
+        gate.set()
+        assert (await second).status == 200
+    assert len(neuron.loads) == 1
+
+
+@pytest.mark.slow
+async def test_a_load_that_somebody_else_began_is_joined(fake: Any, start: Any) -> None:
+    neuron = fake(make_state("m", "loading"))
+    async with start(neuron) as fleet:
+        request = asyncio.create_task(fleet.ask())
+        while neuron.polls.count("/models") < 2:
+            await asyncio.sleep(0)
+        neuron.states["m"] = M
+        answer = await request
+    assert (answer.status, answer.header(b"x-cortex-decision")) == (200, b"wait")
+    assert neuron.loads == []
+
+
+async def test_a_node_that_is_lost_during_a_load_is_told_to_those_who_wait(
+    fake: Any, start: Any
+) -> None:
+    neuron, gate = fake(), asyncio.Event()
+
+    async def hang(body: dict[str, Any]) -> None:
+        neuron.down = True
+        await gate.wait()
+
+    neuron.load = hang
+    async with start(neuron, models=ECHO) as fleet:
+        request = asyncio.create_task(fleet.ask())
+        while not neuron.down:
+            await asyncio.sleep(0)
+        for _ in range(3):
+            await fleet.poll()
+        answer = await request
+        assert error_of(answer) == (503, "no_healthy_node")
+        assert "lost" in answer.json["error"]["message"]
+        assert error_of(await fleet.ask()) == (503, "no_healthy_node")
+        gate.set()

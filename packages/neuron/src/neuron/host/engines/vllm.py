@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The vLLM engine: brings a model up in this process and its children, serves it, ends it.
+
+vllm            this: the order of things
+vllm_library    the only importer of vLLM
+vllm_serving    a request's way through vLLM's serving objects
+vllm_wire       what changes between vLLM's answers and ours            pure
+vllm_asked      what changes between a client's request and vLLM's      pure
+vllm_options    spec and settings as vLLM's arguments                   pure
+vllm_parsers    which parsers understand the model                      pure
+vllm_failures   what vLLM's errors mean                                 pure
+vllm_load       counts and rates                                        pure
+vllm_files      whether the model's directory can be loaded at all
+vllm_causes     the true cause of a failed start
+"""
+
+import asyncio
+import json
+import os
+import shutil
+import tempfile
+import time
+from argparse import Namespace
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from cortex_core.errors import EngineDiedError
+from cortex_core.http.front import Handler
+from cortex_core.node import Limits
+from neuron.host.engine import Report, StartFailedError
+from neuron.host.engines import vllm_causes, vllm_failures, vllm_files, vllm_options, vllm_parsers
+from neuron.host.engines.vllm_load import Load
+from neuron.host.engines.vllm_parsers import Parsers
+from neuron.host.engines.vllm_serving import Serving
+from neuron.host.messages import Activity, Phase, Ready, Start
+
+# One process needs about 1 s; ranks need several to end each other, and leave shared memory when killed.
+STOP_S = 10.0
+_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  # nothing is made there by us
+
+
+class VllmEngine:
+    """Runs one model on vLLM."""
+
+    def __init__(self) -> None:
+        self._load = Load()
+        self._running: Any = None
+        self._scratch: Path | None = None
+        self._model_id = ""
+        self._routes: dict[str, Handler] = {}
+
+    async def start(self, start: Start, report: Report) -> Ready:
+        self._model_id = start.spec.model_id
+        settings = vllm_options.read_settings(start.settings)
+        options = vllm_options.plan_options(start, settings)
+        if start.model_path is None:
+            raise StartFailedError("invalid_spec", "this engine needs a directory with a model")
+        await asyncio.to_thread(vllm_files.check_files, Path(start.model_path))
+        self._scratch = scratch = Path(start.run_dir) / "vllm"
+        scratch.mkdir(parents=True, exist_ok=True)
+        try:
+            return await self._bring_up(start, settings, options, report)
+        except StartFailedError:
+            await self.stop()
+            raise
+        except Exception as error:  # whatever vLLM raises: the cause is what its processes saw
+            causes = [*vllm_causes.read_causes(scratch / "causes"), vllm_causes.describe(error)]
+            await self.stop()
+            raise vllm_failures.read_start_failure(causes) from error
+
+    async def _bring_up(
+        self,
+        start: Start,
+        settings: vllm_options.Settings,
+        options: dict[str, Any],
+        report: Report,
+    ) -> Ready:
+        scratch = str(self._scratch)
+        report(Phase(phase="importing"))
+        cores = os.sched_getaffinity(0)
+        ranks = options["tensor_parallel_size"]
+        os.environ.update(vllm_options.plan_environment(settings, scratch, ranks, cores))
+        tempfile.tempdir = scratch  # where the ranks meet, and what names their shared memory
+        library = await asyncio.to_thread(_import_library)
+        report(Phase(phase="configuring"))
+        config, arguments, parsers = await asyncio.to_thread(
+            _configure, library, start, options, Path(scratch)
+        )
+        report(Phase(phase="loading"))
+        # In a thread, so that the host goes on telling that it lives. EngineCore is then forked beside the
+        # loop's thread. That is safe here: the loop only waits for its next heartbeat, holding no lock, no
+        # model has run and no CUDA is touched, and the child runs nothing of the loop's.
+        self._running = await asyncio.to_thread(library.Running, config, self._load)
+        await self._running.build_serving(arguments)
+        report(Phase(phase="warming_up"))
+        await self._running.warm_up(self._model_id)
+        serving = Serving(library, self._running, self._model_id, parsers.thinking)
+        self._routes = serving.routes()
+        return self._describe(library.VERSIONS, parsers)
+
+    def _describe(self, versions: dict[str, str], parsers: Parsers) -> Ready:
+        running = self._running
+        capabilities = _capabilities(running, parsers)
+        context: int = running.context_tokens
+        if running.kv_cache_tokens:  # a pooling model has none
+            context = min(context, running.kv_cache_tokens)
+        figures = running.figures()
+        return Ready(
+            capabilities=capabilities,
+            limits=Limits(context=context, output=context if "text" in capabilities else None),
+            max_running=running.max_running,
+            ranks=[{"rank": rank, **figures} for rank in range(running.ranks)],
+            versions=versions,
+        )
+
+    def routes(self) -> Mapping[str, Handler]:
+        return self._routes
+
+    def activity(self) -> Activity:
+        """What the engine is doing now. Never waits.
+
+        Raises:
+            EngineDiedError: EngineCore is gone and does not come back; the host has nothing left to serve with.
+        """
+        if self._running is None:
+            return Activity()
+        if self._running.died:
+            raise EngineDiedError(model=self._model_id, reason="EngineCore is gone")
+        return self._load.activity(time.monotonic(), self._running.unfinished)
+
+    async def stop(self) -> None:
+        running, self._running = self._running, None
+        scratch, self._scratch = self._scratch, None
+        if scratch is None:
+            return
+        meetings = [file.name for file in scratch.glob("vllm_dist_*")]
+        if running is not None:
+            await asyncio.to_thread(running.stop, STOP_S)
+        await asyncio.to_thread(_sweep, scratch, meetings)
+
+
+def _import_library() -> ModuleType:
+    from neuron.host.engines import vllm_library
+
+    return vllm_library
+
+
+def _configure(
+    library: Any, start: Start, options: dict[str, Any], scratch: Path
+) -> tuple[Any, Namespace, Parsers]:
+    logging_file = scratch / "logging.json"
+    logging_file.write_text(json.dumps(vllm_causes.logging_config(scratch / "causes")))
+    options = {**options, "logging_config": {"pylogging_config_file": str(logging_file)}}
+    try:
+        arguments = library.read_arguments(vllm_options.write_arguments(options))
+    except library.ArgumentsError as error:
+        raise StartFailedError("invalid_spec", str(error), "Correct the spec.") from None
+    config = library.configure(arguments)
+    chosen = vllm_parsers.choose_parsers(*library.read_markers(config, arguments))
+    parsers = chosen._replace(
+        tool=start.spec.tool_parser or chosen.tool,
+        reasoning=start.spec.reasoning_parser or chosen.reasoning,
+    )
+    library.apply_parsers(config, arguments, parsers)
+    return config, arguments, parsers
+
+
+def _capabilities(running: Any, parsers: Parsers) -> list[str]:
+    found = {
+        "text": "generate" in running.tasks,
+        "tools": "generate" in running.tasks and parsers.tool is not None,
+        "reasoning": "generate" in running.tasks and parsers.reasoning is not None,
+        "vision": "generate" in running.tasks and running.sees,
+        "embeddings": "embed" in running.tasks,
+    }
+    return [capability for capability, there in found.items() if there]
+
+
+def _sweep(scratch: Path, meetings: list[str]) -> None:
+    """Remove the engine's files, and the shared memory of ranks that were killed, named after where they met."""
+    for meeting in meetings:
+        for segment in _SHARED_MEMORY.glob(f"{meeting}-*"):
+            segment.unlink(missing_ok=True)
+    shutil.rmtree(scratch, ignore_errors=True)

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Whether a model's directory can be loaded at all, told from its files in a moment.
+
+vLLM finds the same out minutes later, or not at all: without a tokenizer it fails with an index error, and a
+weights file that is none is a memory error without a text.
+"""
+
+import struct
+from pathlib import Path
+
+import msgspec
+
+from neuron.host.engine import StartFailedError
+
+_TOKENIZERS = (
+    "tokenizer.json", "tokenizer.model", "tekken.json", "vocab.json", "vocab.txt", "spiece.model",
+    "tiktoken.model", "*.tiktoken", "tokenizer_config.json",
+)  # fmt: skip
+_CONFIGS = ("config.json", "params.json")
+_MAX_HEADER_BYTES = 100_000_000  # the format's own limit
+_AGAIN = "Fetch the model's files again."
+
+
+class _Tensor(msgspec.Struct):
+    data_offsets: tuple[int, int]
+
+
+_READ_HEADER = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_READ_TENSOR = msgspec.json.Decoder(_Tensor)
+
+
+def check_files(model_path: Path) -> None:
+    """Look at the directory.
+
+    Raises:
+        StartFailedError: `empty_repo`: something that every model has is missing. `corrupt_weights`: a file is
+            not what its name says, or was cut off.
+    """
+    if not model_path.is_dir():
+        raise StartFailedError("empty_repo", f"there is no directory {model_path}", _AGAIN)
+    _expect(model_path, _CONFIGS, "configuration")
+    _expect(model_path, _TOKENIZERS, "tokenizer")
+    for config in model_path.glob("*.json"):
+        _check_json(config)
+    for weights in sorted(model_path.glob("*.safetensors")):
+        _check_safetensors(weights)
+
+
+def _expect(model_path: Path, patterns: tuple[str, ...], what: str) -> None:
+    if not any(any(model_path.glob(pattern)) for pattern in patterns):
+        raise StartFailedError(
+            "empty_repo", f"{model_path} has no {what} ({', '.join(patterns[:3])})", _AGAIN
+        )
+
+
+def _check_json(file: Path) -> None:
+    try:
+        msgspec.json.decode(file.read_bytes())
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise StartFailedError(
+            "corrupt_weights", f"{file.name} is not valid JSON: {error}", _AGAIN
+        ) from None
+
+
+def _check_safetensors(file: Path) -> None:
+    """Eight bytes of length, a header of that length, and as many bytes as the header says."""
+    size = file.stat().st_size
+    with file.open("rb") as opened:
+        head = opened.read(8)
+        length = struct.unpack("<Q", head)[0] if len(head) == 8 else _MAX_HEADER_BYTES
+        if length >= min(size, _MAX_HEADER_BYTES):
+            raise _corrupt(file, "its header is unreadable")
+        try:
+            end = _end_of_data(opened.read(length))
+        except (msgspec.DecodeError, msgspec.ValidationError):
+            raise _corrupt(file, "its header is unreadable") from None
+    if 8 + length + end != size:
+        raise _corrupt(file, f"it has {size} bytes where its header tells of {8 + length + end}")
+
+
+def _end_of_data(header: bytes) -> int:
+    tensors = _READ_HEADER.decode(header)
+    tensors.pop("__metadata__", None)
+    return max((_READ_TENSOR.decode(raw).data_offsets[1] for raw in tensors.values()), default=0)
+
+
+def _corrupt(file: Path, reason: str) -> StartFailedError:
+    return StartFailedError(
+        "corrupt_weights", f"{file.name} is no whole weights file: {reason}", _AGAIN
+    )

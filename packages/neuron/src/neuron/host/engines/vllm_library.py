@@ -1,0 +1,325 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The only importer of vLLM: its engine started in this process, and its serving objects to ask.
+
+vLLM promises nothing about these names, so all of them stand here. They were read in 0.29 to 0.33. Importing
+this module takes seconds, and wants the variables of `vllm_options.plan_environment` set before.
+"""
+
+import ctypes
+import json
+import logging
+import multiprocessing
+import os
+import signal
+import time
+from argparse import Namespace
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import torch
+import vllm.v1.engine.utils
+from pydantic import TypeAdapter, ValidationError
+from starlette.datastructures import State
+from starlette.responses import Response
+from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.entrypoints.launchers.api_server.app_state import init_app_state
+from vllm.entrypoints.launchers.cli_args import make_arg_parser
+from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+from vllm.entrypoints.openai.completion.protocol import CompletionRequest
+from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
+from vllm.entrypoints.pooling.embed.protocol import EmbeddingRequest
+from vllm.entrypoints.pooling.scoring.protocol import RerankRequest, ScoreRequest
+from vllm.entrypoints.serve.engine.protocol import ErrorResponse
+from vllm.entrypoints.serve.exception_handling.error_response import create_error_response
+from vllm.entrypoints.serve.tokenize.protocol import TokenizeRequest
+from vllm.exceptions import VLLMError
+from vllm.platforms import current_platform
+from vllm.tokenizers.registry import cached_tokenizer_from_config
+from vllm.utils.argparse_utils import FlexibleArgumentParser
+from vllm.v1.engine.async_llm import AsyncLLM
+from vllm.v1.engine.exceptions import EngineDeadError
+from vllm.v1.metrics.loggers import PrometheusStatLogger
+
+from neuron.host.engines.vllm_failures import Refusal, read_validation
+from neuron.host.engines.vllm_load import Load
+from neuron.host.engines.vllm_parsers import MARKERS, Parsers
+
+# A serving object's answer: a stream of texts, or a body.
+Answer = Any
+
+VERSIONS = {"vllm": str(vllm.__version__), "torch": str(torch.__version__)} | (
+    {"cuda": str(torch.version.cuda)} if torch.version.cuda else {}
+)
+
+# What raises where a request is at fault; anything else is a fault of ours.
+REQUEST_ERRORS = (VLLMError, ValueError, TypeError, OverflowError, NotImplementedError)
+
+
+class ArgumentsError(Exception):
+    """vLLM's command line does not take the arguments; the message is its own."""
+
+
+def read_arguments(arguments: list[str]) -> Namespace:
+    """The arguments as vLLM's own command line reads them.
+
+    Raises:
+        ArgumentsError: it does not take them.
+    """
+    parser = make_arg_parser(FlexibleArgumentParser())
+
+    def refuse(message: str) -> None:
+        raise ArgumentsError(message)
+
+    parser.error = refuse  # its own ends the process
+    namespace: Namespace = parser.parse_args(arguments)
+    return namespace
+
+
+def configure(arguments: Namespace) -> Any:
+    """The engine's whole configuration. Raises whatever vLLM's checks raise, mostly pydantic's ValidationError."""
+    return AsyncEngineArgs.from_cli_args(arguments).create_engine_config()
+
+
+def read_markers(config: Any, arguments: Namespace) -> tuple[frozenset[str], str]:
+    """Which of MARKERS the tokenizer has as one token, and the text of the chat template; empty: none."""
+    tokenizer = cached_tokenizer_from_config(config.model_config)
+    vocabulary = tokenizer.get_vocab()
+    template = arguments.chat_template or getattr(tokenizer, "chat_template", None) or ""
+    if isinstance(template, Mapping):  # several templates by name
+        template = "\n".join(template.values())
+    return frozenset(marker for marker in MARKERS if marker in vocabulary), str(template)
+
+
+def apply_parsers(config: Any, arguments: Namespace, parsers: Parsers) -> None:
+    """Write the parsers where EngineCore and the serving objects look for them."""
+    if parsers.reasoning:
+        arguments.reasoning_parser = parsers.reasoning
+        arguments.structured_outputs_config.reasoning_parser = parsers.reasoning
+        config.structured_outputs_config.reasoning_parser = parsers.reasoning
+    if parsers.tool:
+        arguments.enable_auto_tool_choice = True
+        arguments.tool_call_parser = parsers.tool
+
+
+def _stat_logger(load: Load) -> type[Any]:
+    """A class, since vLLM looks at the class: this one keeps its own Prometheus logger away."""
+
+    class StatLogger(PrometheusStatLogger):  # type: ignore[misc]  # vLLM has no types here
+        def __init__(self, vllm_config: Any, engine_indexes: Any = None) -> None:
+            self.engine_indexes = engine_indexes or [0]
+
+        def record(self, scheduler_stats: Any, iteration_stats: Any, *_: Any, **__: Any) -> None:
+            now_s = time.monotonic()
+            if scheduler_stats is not None:
+                load.note_scheduler(
+                    scheduler_stats.num_running_reqs, scheduler_stats.kv_cache_usage
+                )
+            if iteration_stats is not None:
+                load.note_tokens(
+                    now_s, iteration_stats.num_prompt_tokens, iteration_stats.num_generation_tokens
+                )
+
+        def log_engine_initialized(self) -> None: ...
+        def record_sleep_state(self, *_: Any, **__: Any) -> None: ...
+        def record_admission_rejection(self, *_: Any, **__: Any) -> None: ...
+
+    return StatLogger
+
+
+class Running:
+    """A running engine and its serving objects."""
+
+    def __init__(self, config: Any, load: Load) -> None:
+        """Start the engine. Blocks until EngineCore is up, or raises what it says."""
+        _choose_start_method()
+        self.config = config
+        self.state = State()
+        self.tasks: tuple[str, ...] = ()
+        self._engine = AsyncLLM.from_vllm_config(
+            config, stat_loggers=[_stat_logger(load)], disable_log_stats=True
+        )
+
+    async def build_serving(self, arguments: Namespace) -> None:
+        """Make the serving objects."""
+        self.tasks = await self._engine.get_supported_tasks()
+        await init_app_state(self._engine, self.state, arguments, self.tasks)
+
+    async def warm_up(self, model_id: str) -> None:
+        """Generate one token, so that what is made on first use is made."""
+        if "generate" not in self.tasks:
+            return
+        request = CompletionRequest(model=model_id, prompt=[0], max_tokens=1, temperature=0)
+        await self.state.openai_serving_completion.create_completion(request, None)
+
+    @property
+    def unfinished(self) -> int:
+        """Requests that the engine has not finished, those just aborted not among them."""
+        count: int = self._engine.get_num_unfinished_requests()
+        return count
+
+    @property
+    def died(self) -> bool:
+        """Whether EngineCore is gone. It does not come back."""
+        errored: bool = self._engine.errored
+        return errored
+
+    @property
+    def kv_cache_tokens(self) -> int:
+        """Tokens that fit into the KV cache."""
+        cache = self.config.cache_config
+        return int((cache.num_gpu_blocks or 0) * cache.block_size)
+
+    @property
+    def context_tokens(self) -> int:
+        """Tokens of prompt and answer together that one request may have."""
+        return int(self.config.model_config.max_model_len)
+
+    @property
+    def ranks(self) -> int:
+        """Processes that share the model's weights."""
+        return int(self.config.parallel_config.tensor_parallel_size)
+
+    @property
+    def max_running(self) -> int:
+        """Sequences that run at once."""
+        return int(self.config.scheduler_config.max_num_seqs)
+
+    @property
+    def sees(self) -> bool:
+        """Whether the model takes images."""
+        return bool(self.config.model_config.is_multimodal_model)
+
+    def figures(self) -> dict[str, int]:
+        """Of the model, as one rank holds it."""
+        model, parallel = self.config.model_config, self.config.parallel_config
+        tokens = self.kv_cache_tokens
+        held_bytes = self.config.cache_config.kv_cache_memory_bytes or 0
+        return {
+            "vocab_size": model.get_vocab_size(),
+            "hidden_size": model.get_hidden_size(),
+            "num_layers": model.get_num_layers(parallel),
+            "head_dim": model.get_head_size(),
+            "num_kv_heads": model.get_num_kv_heads(parallel),
+            "max_position_embeddings": getattr(
+                model.hf_text_config, "max_position_embeddings", model.max_model_len
+            ),
+            "kv_bytes_per_token": held_bytes // tokens if tokens else 0,
+        }
+
+    def stop(self, timeout_s: float) -> None:
+        """End EngineCore and its ranks; kill them after `timeout_s`. Blocks."""
+        # It takes the end that it is told to make for a crash, and logs a traceback.
+        logging.getLogger("vllm.v1.engine").setLevel(logging.CRITICAL)
+        self._engine.shutdown(timeout=timeout_s)
+
+
+def _choose_start_method() -> None:
+    """Have EngineCore forked where that is safe: it inherits the imports, which are most of a load's time.
+
+    On a CPU vLLM insists on spawn for the sake of processes that use threads already. A host has run no
+    model and started no pool by now. Measured on two busy cores: up 4 to 5 s after the imports when forked, 16
+    to 20 s when spawned. On CUDA vLLM forks by itself until CUDA is initialised.
+    """
+    if current_platform.is_cpu() and hasattr(vllm.v1.engine.utils, "get_mp_context"):
+        vllm.v1.engine.utils.get_mp_context = lambda: multiprocessing.get_context("fork")
+
+
+_LIBC = ctypes.CDLL(None)
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def _part_from_host() -> None:
+    """What a forked child must change at once."""
+    # It would write the signals it gets into the pipe that wakes the host's loop: ending EngineCore with
+    # SIGTERM would be a SIGTERM to the host.
+    signal.set_wakeup_fd(-1)
+    # EngineCore does not look after its parent: without a host it would run for ever. The kernel counts the end
+    # of the thread that forked, one of the loop's pool: it lives as long as the loop.
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+os.register_at_fork(after_in_child=_part_from_host)
+
+
+Call = Callable[[Any, None], Awaitable[Answer]]
+Find = Callable[[State], Call | None]
+
+
+def _method(name: str, method: str) -> Find:
+    def find(state: State) -> Call | None:
+        serving = getattr(state, name, None)
+        call: Call | None = getattr(serving, method, None)
+        return call
+
+    return find
+
+
+class Route:
+    """One route: what is read, and which serving object answers.
+
+    To add one: one row in ROUTES.
+    """
+
+    def __init__(self, request_type: Any, find: Find) -> None:
+        self._adapter = TypeAdapter(request_type)
+        self.find = find
+
+    def read(self, fields: Mapping[str, Any]) -> Any:
+        """The request as vLLM's own type. Raises pydantic's ValidationError, a ValueError."""
+        return self._adapter.validate_python(fields)
+
+
+ROUTES: Mapping[str, Route] = {
+    "/v1/chat/completions": Route(
+        ChatCompletionRequest, _method("openai_serving_chat", "create_chat_completion")
+    ),
+    "/v1/completions": Route(
+        CompletionRequest, _method("openai_serving_completion", "create_completion")
+    ),
+    "/v1/responses": Route(
+        ResponsesRequest, _method("openai_serving_responses", "create_responses")
+    ),
+    "/v1/embeddings": Route(EmbeddingRequest, _method("serving_embedding", "__call__")),
+    "/v1/score": Route(ScoreRequest, _method("serving_scores", "__call__")),
+    "/v1/rerank": Route(RerankRequest, _method("serving_scores", "__call__")),
+    "/tokenize": Route(TokenizeRequest, _method("serving_tokenization", "create_tokenize")),
+}
+
+
+def read_error(error: Exception) -> Refusal:
+    """What an error of vLLM's says to a client."""
+    if isinstance(error, EngineDeadError):
+        return Refusal(died=True, message="EngineCore is gone")
+    if isinstance(error, ValidationError):
+        return read_validation(error.errors())
+    return read_error_answer(create_error_response(error))
+
+
+def read_error_answer(answer: Any) -> Refusal:
+    """What an ErrorResponse says."""
+    found = answer.error
+    return Refusal(status=found.code, message=found.message, param=found.param)
+
+
+def is_error_answer(answer: Answer) -> bool:
+    """Whether a serving object answered with an error instead of raising it."""
+    return isinstance(answer, ErrorResponse)
+
+
+def is_stream(answer: Answer) -> bool:
+    """Whether the answer comes piece by piece."""
+    return hasattr(answer, "__aiter__")
+
+
+def read_answer(answer: Answer) -> Any:
+    """A whole answer as JSON values."""
+    if isinstance(answer, Response):
+        return json.loads(bytes(answer.body))
+    return answer.model_dump(mode="json")
+
+
+def write_event(piece: Any) -> bytes:
+    """One piece of a stream as one SSE event: text already, or an event of the Responses API."""
+    if isinstance(piece, str):
+        return piece.encode()
+    return f"event: {piece.type}\ndata: {piece.model_dump_json(by_alias=True)}\n\n".encode()

@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a vLLM engine is doing: its own counts, and tokens per second over the last moments. Pure."""
+
+from collections import deque
+
+from neuron.host.messages import Activity
+
+WINDOW_S = 5.0
+
+
+class Load:
+    """Gathers what the engine reports per step. The owner of these counts; it is told, and asked."""
+
+    def __init__(self) -> None:
+        self._running = 0
+        self._kv_usage_ratio: float | None = None
+        self._steps: deque[tuple[float, int, int]] = deque()
+
+    def note_scheduler(self, running: int, kv_usage_ratio: float) -> None:
+        """The scheduler's counts after a step."""
+        self._running = running
+        self._kv_usage_ratio = kv_usage_ratio
+
+    def note_tokens(self, now_s: float, prompt: int, generated: int) -> None:
+        """Tokens that a step read and wrote."""
+        self._steps.append((now_s, prompt, generated))
+        self._forget(now_s)
+
+    def activity(self, now_s: float, unfinished: int) -> Activity:
+        """The counts now.
+
+        Args:
+            now_s: monotonic seconds.
+            unfinished: the engine's count of requests. The scheduler's own is as old as its last step: with
+                nothing left to do it takes none, and would say for ever that an aborted request runs.
+        """
+        self._forget(now_s)
+        running = min(self._running, unfinished)
+        return Activity(
+            running=running,
+            waiting=unfinished - running,
+            kv_usage_ratio=self._kv_usage_ratio if unfinished else 0.0,
+            prefill_tokens_per_s=sum(step[1] for step in self._steps) / WINDOW_S,
+            decode_tokens_per_s=sum(step[2] for step in self._steps) / WINDOW_S,
+        )
+
+    def _forget(self, now_s: float) -> None:
+        while self._steps and self._steps[0][0] <= now_s - WINDOW_S:
+            self._steps.popleft()

@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a spec and the harness's settings mean in vLLM's own arguments. Pure."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import msgspec
+
+from neuron.host.engine import StartFailedError
+from neuron.host.messages import Start
+
+MIB = 1024 * 1024
+DEFAULT_KV_CACHE_MB = 256
+
+# What a client may set. Nothing in here runs code, reads a path or opens a port.
+ALLOWED_ENGINE_ARGS = frozenset(
+    """
+    block_size calculate_kv_scales convert enable_prefix_caching enforce_eager kv_cache_dtype limit_mm_per_prompt
+    max_num_batched_tokens max_num_seqs override_generation_config quantization runner scheduling_policy seed
+    speculative_config stream_interval
+    """.split()
+)
+# Of vLLM's speculative methods, those that name no second model to fetch.
+ALLOWED_SPECULATIVE = frozenset(
+    {"method", "num_speculative_tokens", "prompt_lookup_max", "prompt_lookup_min"}
+)
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """The harness's settings from neuron.toml, as far as an engine reads them.
+
+    Attributes:
+        platform: `cpu` or `cuda`.
+        kv_cache_mb: MiB of KV cache per device where the spec does not say.
+        max_model_len: tokens of context where the spec does not say; None: the model's own.
+        gpu_memory_utilization: the engine's claim over the device's total; None: vLLM's default.
+    """
+
+    platform: str = "cpu"
+    kv_cache_mb: int | None = None
+    max_model_len: int | None = None
+    gpu_memory_utilization: float | None = None
+
+
+def read_settings(settings: Mapping[str, Any]) -> Settings:
+    """The settings this engine knows; others are the daemon's.
+
+    Raises:
+        StartFailedError: one has the wrong type. The operator's fault.
+    """
+    try:
+        return msgspec.convert(settings, Settings)
+    except msgspec.ValidationError as error:
+        raise StartFailedError(
+            "invalid_spec",
+            f"the settings of the harness do not fit: {error}",
+            "Correct [harness.vllm] in neuron.toml.",
+        ) from None
+
+
+def plan_options(start: Start, settings: Settings) -> dict[str, Any]:
+    """Arguments of vLLM by name, parsers and log settings not included.
+
+    Raises:
+        StartFailedError: `invalid_spec`: an argument is not allowed.
+    """
+    spec = start.spec
+    given = spec.engine_args or {}
+    check_engine_args(given)
+    context = spec.max_model_len or settings.max_model_len
+    kv_cache_mb = spec.kv_cache_mb or settings.kv_cache_mb or DEFAULT_KV_CACHE_MB
+    options: dict[str, Any] = {
+        "model": start.model_path or spec.model_id,
+        "served_model_name": spec.model_id,
+        "max_model_len": context,
+        "dtype": spec.dtype,
+        "quantization": spec.quant,
+        "tensor_parallel_size": spec.tensor_parallel or 1,
+        "chat_template": spec.chat_template,
+        # Never vLLM's own choice: it takes a share of the whole device, and on a CPU touches all of it.
+        "kv_cache_memory_bytes": kv_cache_mb * MIB,
+        "gpu_memory_utilization": settings.gpu_memory_utilization,
+        "enable_prompt_tokens_details": True,
+        "disable_log_stats": True,
+        "disable_uvicorn_access_log": True,
+        # Without it a model may write white space until its tokens are spent; the backend must be named.
+        "structured_outputs_config": {"disable_any_whitespace": True, "backend": "xgrammar"},
+    }
+    if settings.platform == "cpu":
+        options |= _CPU
+        options["dtype"] = spec.dtype or "bfloat16"
+    options |= given
+    return {name: value for name, value in options.items() if value is not None}
+
+
+_CPU = {
+    # Compiling takes most of a minute on a CPU, at every first load.
+    "enforce_eager": True,
+    # A seeded request whose prefill is split over two steps kills the CPU engine.
+    "enable_chunked_prefill": False,
+    "gpu_memory_utilization": None,
+}
+
+
+def check_engine_args(given: Mapping[str, Any]) -> None:
+    """Refuse what is not on the list.
+
+    Raises:
+        StartFailedError: `invalid_spec`, naming what is allowed.
+    """
+    _refuse_unknown("engine_args", given, ALLOWED_ENGINE_ARGS)
+    speculative = given.get("speculative_config")
+    if speculative is None:
+        return
+    if not isinstance(speculative, Mapping) or speculative.get("method") != "ngram":
+        raise StartFailedError(
+            "invalid_spec",
+            "engine_args.speculative_config takes the method `ngram` only",
+            'Write {"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_max": 4}.',
+        )
+    _refuse_unknown("engine_args.speculative_config", speculative, ALLOWED_SPECULATIVE)
+
+
+def _refuse_unknown(where: str, given: Iterable[str], allowed: frozenset[str]) -> None:
+    if unknown := sorted(set(given) - allowed):
+        raise StartFailedError(
+            "invalid_spec",
+            f"{where} has {', '.join(unknown)}, which may not be set here",
+            f"Allowed are: {', '.join(sorted(allowed))}.",
+        )
+
+
+def write_arguments(options: Mapping[str, Any]) -> list[str]:
+    """The options as vLLM's command line has them, whose parser checks each value."""
+    arguments: list[str] = []
+    for name, value in options.items():
+        flag = name.replace("_", "-")
+        if value is True:
+            arguments.append(f"--{flag}")
+        elif value is False:
+            arguments.append(f"--no-{flag}")
+        elif isinstance(value, Mapping):
+            arguments.append(f"--{flag}={msgspec.json.encode(value).decode()}")
+        else:
+            arguments.append(f"--{flag}={value}")
+    return arguments
+
+
+def plan_environment(
+    settings: Settings, scratch: str, ranks: int, cores: Iterable[int]
+) -> dict[str, str]:
+    """Environment variables that must be set before vLLM is imported.
+
+    Args:
+        settings: the harness's.
+        scratch: directory for the engine's sockets.
+        ranks: of tensor parallelism.
+        cores: that this process may run on.
+    """
+    environment = {
+        "HF_HUB_OFFLINE": "1",  # the files are here; a lookup would retry for half a minute
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_RPC_BASE_PATH": scratch,
+        # Where the ranks of one machine meet; by default it listens on the machine's own address.
+        "GLOO_SOCKET_IFNAME": "lo",
+        "VLLM_HOST_IP": "127.0.0.1",
+        "TOKENIZERS_PARALLELISM": "false",  # its threads would not survive the fork
+    }
+    if settings.platform == "cpu":
+        # Two sampler functions are compiled on first use even when eager: half a minute of silence.
+        environment["TORCHDYNAMO_DISABLE"] = "1"
+        # On a CPU: keep the only rank in EngineCore's own process.
+        environment["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+        if ranks > 1:
+            environment["VLLM_CPU_OMP_THREADS_BIND"] = bind_cores(ranks, cores)
+    return environment
+
+
+def bind_cores(ranks: int, cores: Iterable[int]) -> str:
+    """Cores per rank as vLLM writes them: `0,1|2,3`. Ranks share a core where there are too few."""
+    known = sorted(cores)
+    each = max(1, len(known) // ranks)
+    shares = [[known[(rank * each + i) % len(known)] for i in range(each)] for rank in range(ranks)]
+    return "|".join(",".join(map(str, share)) for share in shares)

@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""One request's way: bytes, vLLM's request, its serving object, bytes.
+
+A handler is cancelled when its client leaves. The engine's request then ends with it: vLLM aborts on the
+cancellation of a whole answer, and on the closing of a stream.
+"""
+
+import contextlib
+from types import ModuleType
+from typing import Any
+
+import msgspec
+
+from cortex_core import openai, wire
+from cortex_core.errors import CortexError, VisionUnsupportedError
+from cortex_core.http.exchange import Exchange
+from cortex_core.http.front import Handler
+from neuron.host.engines import vllm_asked, vllm_failures, vllm_wire
+from neuron.host.engines.vllm_asked import Fields, Wish
+from neuron.host.engines.vllm_failures import Refusal
+from neuron.host.engines.vllm_wire import Markers
+
+CHAT = "/v1/chat/completions"
+COMPLETIONS = "/v1/completions"
+_EVENT_STREAM = ((b"content-type", b"text/event-stream"), (b"cache-control", b"no-cache"))
+_ENCODE = msgspec.json.Encoder()
+
+
+class Serving:
+    """Serves one model through vLLM's serving objects.
+
+    Args:
+        library: the module vllm_library.
+        running: its Running.
+        markers: around reasoning; None: the model does not think.
+    """
+
+    def __init__(self, library: ModuleType, running: Any, model_id: str, markers: Markers) -> None:
+        self._library = library
+        self._running = running
+        self._model_id = model_id
+        self._markers = markers
+
+    def routes(self) -> dict[str, Handler]:
+        """Path to handler, for what the model serves."""
+        found = {
+            path: (route, route.find(self._running.state))
+            for path, route in self._library.ROUTES.items()
+        }
+        return {path: self._build_handler(*row) for path, row in found.items() if row[1]}
+
+    def _build_handler(self, route: Any, call: Any) -> Handler:
+        async def handle(exchange: Exchange, body: bytes) -> None:
+            fields, wish = self._read(exchange, body)
+            try:
+                request = route.read(fields)
+                answer = await call(request, None)
+            except self._library.REQUEST_ERRORS as error:
+                raise self._refused(self._library.read_error(error)) from None
+            if self._library.is_error_answer(answer):
+                raise self._refused(self._library.read_error_answer(answer))
+            if self._library.is_stream(answer):
+                await self._stream(exchange, answer, wish)
+            else:
+                body_out = self._shape(exchange.path, self._library.read_answer(answer), wish)
+                await exchange.answer(200, _ENCODE.encode(body_out))
+
+        return handle
+
+    def _read(self, exchange: Exchange, body: bytes) -> tuple[Fields, Wish]:
+        fields = vllm_asked.read_fields(body)
+        if vllm_asked.has_image(fields) and not self._running.sees:
+            raise VisionUnsupportedError(model=self._model_id)
+        return vllm_asked.plan_request(
+            fields,
+            self._model_id,
+            context_tokens=self._running.context_tokens,
+            thinking=vllm_asked.is_yes(exchange.header(wire.INCLUDE_THINKING.encode())),
+            usage_comment=exchange.path in {CHAT, COMPLETIONS}
+            and vllm_asked.is_yes(exchange.header(wire.USAGE.encode())),
+        )
+
+    def _shape(self, path: str, answer: Fields, wish: Wish) -> Fields:
+        if path == CHAT:
+            return vllm_wire.shape_chat(answer, wish, self._markers)
+        return vllm_wire.shape_plain(answer) if path == COMPLETIONS else answer
+
+    async def _stream(self, exchange: Exchange, pieces: Any, wish: Wish) -> None:
+        stream = self._build_stream(exchange.path, wish)
+        try:
+            # Closed whatever happens: that is what aborts the engine's request.
+            async with contextlib.aclosing(pieces):
+                async for piece in pieces:
+                    event = self._library.write_event(piece)
+                    if error := self._read_stream_error(event):
+                        await _fail(exchange, error)
+                        return
+                    # Status and headers wait for the first event: until then a failure has a clean status.
+                    if exchange.status is None:
+                        await exchange.start(200, _EVENT_STREAM)
+                    if out := stream.feed(event) if stream else event:
+                        await exchange.write(out)
+        except self._library.VLLMError as error:
+            await _fail(exchange, self._refused(self._library.read_error(error)))
+        else:
+            await exchange.end()
+
+    def _build_stream(self, path: str, wish: Wish) -> vllm_wire.Stream | None:
+        """None: the stream goes out as it is."""
+        if path == CHAT:
+            return vllm_wire.Stream(wish, vllm_wire.ChatDeltas(wish, self._markers))
+        return vllm_wire.Stream(wish, lambda chunk: chunk) if path == COMPLETIONS else None
+
+    def _read_stream_error(self, event: bytes) -> CortexError | None:
+        found = vllm_wire.read_stream_error(event)
+        if found is None:
+            return None
+        refusal = Refusal(
+            status=found.get("code") or 500,
+            message=found.get("message") or "",
+            param=found.get("param"),
+            died=self._running.died,
+        )
+        return self._refused(refusal)
+
+    def _refused(self, refusal: Refusal) -> CortexError:
+        return vllm_failures.read_refusal(refusal, self._model_id)
+
+
+async def _fail(exchange: Exchange, error: CortexError) -> None:
+    """End a stream in an error: with its status while that can be told, else with an event of its own."""
+    if exchange.status is None:
+        raise error
+    exchange.notes["error_code"] = error.code
+    await exchange.end(openai.write_error_events(error))

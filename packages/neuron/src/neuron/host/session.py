@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""One engine from its start to its end, inside the host: started, served on its socket, told about."""
+
+import asyncio
+import contextlib
+import importlib
+import os
+import time
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+from cortex_core import logs
+from cortex_core.errors import CortexError
+from cortex_core.http import server
+from cortex_core.http.front import Front
+from neuron.host import leash
+from neuron.host.engine import Engine, StartFailedError
+from neuron.host.engines import ENGINES
+from neuron.host.messages import Failed, Message, Start, write_line
+
+log = logs.get(__name__)
+
+E = TypeVar("E", bound=Exception)
+T = TypeVar("T")
+
+LOOK_EVERY_S = 0.1
+# The heartbeat: what a daemon hears of an engine that has nothing to tell.
+TELL_EVERY_S = 1.0
+# The daemon bounds bodies before they come here.
+MAX_BODY_MB = 4096
+# The daemon has drained what was to be drained.
+GRACE_S = 0.2
+
+
+class Session:
+    """Runs one engine.
+
+    Attributes:
+        exit_code: 0: it ended because it was to; 1: it failed, and the daemon was told why.
+    """
+
+    def __init__(self, start: Start, pipe: int, stdin: int) -> None:
+        self._start = start
+        self._pipe = pipe
+        self._stdin = stdin
+        self.exit_code = 0
+
+    def tell(self, message: Message) -> None:
+        """One line to the daemon. May be called from any thread: a short write is not divided."""
+        # Without a daemon there is nobody to tell; the leash ends the host.
+        with contextlib.suppress(BrokenPipeError):
+            os.write(self._pipe, write_line(message))
+
+    async def run(self) -> None:
+        """Until the daemon wants the end or is gone, or the engine fails."""
+        stop = server.stop_on_signals()
+        leash.tie(self._stdin, stop)
+        engine = build_engine(self._start.spec.harness)
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                telling = tasks.create_task(self._tell_activity(engine, stop))
+                await self._serve(engine, stop)
+                telling.cancel()
+        except* StartFailedError as errors:
+            error = _first(errors)
+            self._fail(Failed(kind=error.kind, message=str(error), suggestion=error.suggestion))
+        except* Exception as errors:  # the outermost layer: the daemon is told what it was
+            log.exception("unhandled fault", model=self._start.spec.model_id)
+            self._fail(_write_fault(_first(errors), "engine_start_failed"))
+        finally:
+            await engine.stop()
+
+    async def _serve(self, engine: Engine, stop: asyncio.Event) -> None:
+        ready = await _unless(stop, engine.start(self._start, self.tell))
+        if ready is None:
+            return
+        front = Front(daemon="engine", hot=engine.routes(), routes=[], max_body_mb=MAX_BODY_MB)
+        sock = server.bind(f"unix:{self._start.socket}")
+        # From here on connections are accepted. The server is ended by the event alone: cancelled while it
+        # starts, hypercorn waits for ever.
+        self.tell(ready)
+        await server.serve(front, sock, stop, grace_s=GRACE_S)
+
+    async def _tell_activity(self, engine: Engine, stop: asyncio.Event) -> None:
+        """Tell what the engine does: when that changes, and as a heartbeat. An engine that died ends the host."""
+        told, told_s = None, 0.0
+        try:
+            while True:
+                activity, now_s = engine.activity(), time.monotonic()
+                if activity != told or now_s - told_s >= TELL_EVERY_S:
+                    self.tell(activity)
+                    told, told_s = activity, now_s
+                await asyncio.sleep(LOOK_EVERY_S)
+        except CortexError as error:
+            self._fail(Failed(kind="engine_died", message=str(error.facts.get("reason", error))))
+        except Exception as error:  # raised from here it would cancel the server
+            log.exception("unhandled fault", model=self._start.spec.model_id)
+            self._fail(_write_fault(error, "engine_died"))
+        stop.set()
+
+    def _fail(self, failed: Failed) -> None:
+        self.exit_code = 1
+        self.tell(failed)
+
+
+def _write_fault(error: Exception, kind: str) -> Failed:
+    return Failed(kind=kind, message=f"{type(error).__name__}: {error}")
+
+
+async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:
+    """What the work gives; None: it was cancelled, since `stop` was set first."""
+    working, stopping = asyncio.ensure_future(work), asyncio.ensure_future(stop.wait())
+    both: set[asyncio.Future[Any]] = {working, stopping}
+    try:
+        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+        return working.result() if working.done() else None
+    finally:
+        for future in both:
+            future.cancel()
+        await asyncio.wait(both)
+
+
+def _first(group: BaseExceptionGroup[E]) -> E:
+    """The first exception of a group, however deep."""
+    found = group.exceptions[0]
+    return _first(found) if isinstance(found, BaseExceptionGroup) else found
+
+
+def build_engine(harness: str) -> Engine:
+    """The engine of a harness; its module is imported now."""
+    module, _, name = ENGINES[harness].partition(":")
+    engine: Engine = getattr(importlib.import_module(module), name)()
+    return engine
