@@ -296,6 +296,10 @@ CASES: dict[str, tuple[list[bytes], list[str]]] = {
         ["0 text", "0 text a", "error api_error"],
     ),
     "an upstream that says why, and not the end": ([STOP], ["error api_error"]),
+    "an upstream that says why, and then half a thing": (
+        [STOP, b"data: [DO"],
+        ["error api_error"],
+    ),
     "an upstream that gave up": (
         [chunk({"content": "a"}), chunk(finish="abort"), sse.DONE],
         ["0 text", "0 text a", "error api_error"],

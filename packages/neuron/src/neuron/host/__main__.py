@@ -3,6 +3,7 @@
 
 import os
 import sys
+from typing import NoReturn
 
 from cortex_core import logs
 from cortex_core.http import server
@@ -20,16 +21,20 @@ def main() -> None:
     line = sys.stdin.buffer.readline()
     if not line:  # the daemon has ended before it said anything
         return
-    session = Session(read_start(line), pipe, sys.stdin.fileno())
+    session = Session(read_start(line), pipe, sys.stdin.fileno(), end)
     try:
         server.run(session.run)
     except Exception:  # the outermost layer: what it started must end all the same
         log.exception("engine host failed")
-        session.exit_code = 1
+        end(1)
+
+
+def end(exit_code: int) -> NoReturn:
+    """End this process and what it started, now."""
     leash.end_others()
     sys.stderr.flush()
     # Not sys.exit: the interpreter would wait for threads that libraries left behind.
-    os._exit(session.exit_code)
+    os._exit(exit_code)
 
 
 def take_standard_output() -> int:

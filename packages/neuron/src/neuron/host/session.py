@@ -6,8 +6,8 @@ import contextlib
 import importlib
 import os
 import time
-from collections.abc import Coroutine
-from typing import Any, TypeVar
+from collections.abc import Callable, Coroutine
+from typing import Any, NoReturn, TypeVar
 
 from cortex_core import logs
 from cortex_core.errors import CortexError
@@ -20,7 +20,6 @@ from neuron.host.messages import Failed, Message, Start, write_line
 
 log = logs.get(__name__)
 
-E = TypeVar("E", bound=Exception)
 T = TypeVar("T")
 
 LOOK_EVERY_S = 0.1
@@ -28,22 +27,24 @@ LOOK_EVERY_S = 0.1
 TELL_EVERY_S = 1.0
 # The daemon bounds bodies before they come here.
 MAX_BODY_MB = 4096
-# The daemon has drained what was to be drained.
-GRACE_S = 0.2
 
 
 class Session:
     """Runs one engine.
 
-    Attributes:
-        exit_code: 0: it ended because it was to; 1: it failed, and the daemon was told why.
+    Args:
+        start: what to run.
+        pipe: file descriptor that the daemon reads messages from.
+        stdin: file descriptor that closes when the daemon wants the end, or is gone.
+        end: ends the process with an exit code. 0: it was to end; 1: it failed, and the daemon was told why.
     """
 
-    def __init__(self, start: Start, pipe: int, stdin: int) -> None:
+    def __init__(self, start: Start, pipe: int, stdin: int, end: Callable[[int], NoReturn]) -> None:
         self._start = start
         self._pipe = pipe
         self._stdin = stdin
-        self.exit_code = 0
+        self._end = end
+        self._exit_code = 0
 
     def tell(self, message: Message) -> None:
         """One line to the daemon. May be called from any thread: a short write is not divided."""
@@ -52,34 +53,41 @@ class Session:
             os.write(self._pipe, write_line(message))
 
     async def run(self) -> None:
-        """Until the daemon wants the end or is gone, or the engine fails."""
+        """Until the daemon wants the end or is gone, or the engine fails. Then the process ends at once.
+
+        The server is never shut down: it would answer what still runs with an empty 500, where a connection
+        that breaks tells the daemon that the engine is gone. (And cancelled while it starts, hypercorn waits
+        for ever.)
+        """
         stop = server.stop_on_signals()
         leash.tie(self._stdin, stop)
-        engine = build_engine(self._start.spec.harness)
-        try:
-            async with asyncio.TaskGroup() as tasks:
-                telling = tasks.create_task(self._tell_activity(engine, stop))
-                await self._serve(engine, stop)
-                telling.cancel()
-        except* StartFailedError as errors:
-            error = _first(errors)
-            self._fail(Failed(kind=error.kind, message=str(error), suggestion=error.suggestion))
-        except* Exception as errors:  # the outermost layer: the daemon is told what it was
-            log.exception("unhandled fault", model=self._start.spec.model_id)
-            self._fail(_write_fault(_first(errors), "engine_start_failed"))
-        finally:
-            await engine.stop()
+        engine: Engine | None = None
+        async with asyncio.TaskGroup() as tasks:
+            try:
+                engine = build_engine(self._start.spec.harness)
+                tasks.create_task(self._tell_activity(engine, stop))
+                await self._serve(engine, stop, tasks)
+            except StartFailedError as error:
+                failed = Failed(kind=error.kind, message=str(error), suggestion=error.suggestion)
+                self._fail(failed)
+            except Exception as error:  # the outermost layer: the daemon is told what it was
+                log.exception("unhandled fault", model=self._start.spec.model_id)
+                self._fail(_write_fault(error, "engine_start_failed"))
+            try:
+                if engine is not None:
+                    await engine.stop()
+            finally:
+                self._end(self._exit_code)
 
-    async def _serve(self, engine: Engine, stop: asyncio.Event) -> None:
+    async def _serve(self, engine: Engine, stop: asyncio.Event, tasks: asyncio.TaskGroup) -> None:
         ready = await _unless(stop, engine.start(self._start, self.tell))
         if ready is None:
             return
         front = Front(daemon="engine", hot=engine.routes(), routes=[], max_body_mb=MAX_BODY_MB)
         sock = server.bind(f"unix:{self._start.socket}")
-        # From here on connections are accepted. The server is ended by the event alone: cancelled while it
-        # starts, hypercorn waits for ever.
+        tasks.create_task(server.serve(front, sock, asyncio.Event()))
         self.tell(ready)
-        await server.serve(front, sock, stop, grace_s=GRACE_S)
+        await stop.wait()
 
     async def _tell_activity(self, engine: Engine, stop: asyncio.Event) -> None:
         """Tell what the engine does: when that changes, and as a heartbeat. An engine that died ends the host."""
@@ -99,7 +107,7 @@ class Session:
         stop.set()
 
     def _fail(self, failed: Failed) -> None:
-        self.exit_code = 1
+        self._exit_code = 1
         self.tell(failed)
 
 
@@ -118,12 +126,6 @@ async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None
         for future in both:
             future.cancel()
         await asyncio.wait(both)
-
-
-def _first(group: BaseExceptionGroup[E]) -> E:
-    """The first exception of a group, however deep."""
-    found = group.exceptions[0]
-    return _first(found) if isinstance(found, BaseExceptionGroup) else found
 
 
 def build_engine(harness: str) -> Engine:

@@ -135,6 +135,7 @@ class VllmEngine:
         scratch, self._scratch = self._scratch, None
         if scratch is None:
             return
+        tempfile.tempdir = None
         meetings = [file.name for file in scratch.glob("vllm_dist_*")]
         if running is not None:
             await asyncio.to_thread(running.stop, STOP_S)

@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""From a Config to a running daemon: the one place that knows all the parts."""
+
+import asyncio
+import importlib
+import os
+
+from cortex_core import logs
+from cortex_core.build import version_of
+from cortex_core.discovery import Discovery
+from cortex_core.errors import CortexError
+from cortex_core.http import server
+from cortex_core.http.front import Front
+from neuron import notify
+from neuron.activating import Activating
+from neuron.config import Config
+from neuron.discovery import Gpus, choose_platform, describe
+from neuron.endpoints import Endpoints
+from neuron.harnesses import HARNESSES
+from neuron.harnesses.hosted import Hosted
+from neuron.harnesses.run import Shared
+from neuron.inference import Inference
+from neuron.machine import read_machine
+from neuron.measuring import Measuring
+from neuron.metrics import Metrics
+from neuron.nvml import Nvml
+from neuron.residents import Residents
+from neuron.run_dir import RunDir, open_run_dir
+from neuron.traffic import Traffic
+
+log = logs.get(__name__)
+
+# After the drain, what still runs is cut.
+GRACE_S = 0.5
+
+
+class Daemon:
+    """All parts of one daemon, wired."""
+
+    def __init__(
+        self, config: Config, gpus: Gpus, run_dir: RunDir, tasks: asyncio.TaskGroup
+    ) -> None:
+        self._config = config
+        residents, traffic = Residents(), Traffic()
+        self.residents = residents
+        platform, self.found = discover(config, gpus)
+        self.measuring = Measuring(gpus, self.found.devices, residents)
+        metrics = Metrics(residents, self.measuring)
+        shared = Shared(
+            platform=platform,
+            found=self.found,
+            measuring=self.measuring,
+            residents=residents,
+            traffic=traffic,
+            metrics=metrics,
+            run_dir=run_dir,
+            tasks=tasks,
+            drain_s=config.drain_s,
+        )
+        self.harnesses = {
+            name: build_harness(name, config, shared) for name in config.harness_names
+        }
+        self.activating = Activating([spec.model_id for spec in config.default_models])
+        inference = Inference(self.found.hostname, residents, traffic, metrics)
+        endpoints = Endpoints(
+            found=self.found,
+            harnesses=self.harnesses,
+            residents=residents,
+            measuring=self.measuring,
+            activating=self.activating,
+            metrics=metrics,
+            is_closing=lambda: self.front.closing.is_set(),
+        )
+        self.front = Front(
+            daemon="neuron",
+            hot=inference.routes(),
+            routes=endpoints.routes(),
+            max_body_mb=config.max_body_mb,
+            on_end=inference.note_end,
+        )
+
+    async def load_defaults(self) -> None:
+        """Get the harnesses ready, then load the default models one after the other. One that fails stops no other."""
+        for harness in self.harnesses.values():
+            await harness.start()
+        for spec in self._config.default_models:
+            self.activating.note_begun(spec.model_id)
+            try:
+                await self.harnesses[spec.harness].load(spec)
+            except CortexError as error:
+                log.error("default model failed", model=spec.model_id, reason=error.message)
+                self.activating.note_failed(spec.model_id, error.message)
+            else:
+                self.activating.note_completed(spec.model_id)
+
+    async def stop(self) -> None:
+        """Refuse new work, let running requests end, then end the engines. All of it bounded."""
+        self.front.close()
+        for harness in self.harnesses.values():
+            harness.close()
+        if not await self.front.drained(self._config.drain_s):
+            log.warning("requests cut", running=self.front.in_flight, waited_s=self._config.drain_s)
+        await asyncio.gather(*(harness.stop() for harness in self.harnesses.values()))
+
+
+def discover(config: Config, gpus: Gpus) -> tuple[str, Discovery]:
+    """Where vLLM engines run, and what the machine offers."""
+    driver = gpus.driver()
+    platform = choose_platform(config.harness.vllm.platform, driver)
+    found = describe(
+        read_machine(),
+        driver,
+        platform=platform,
+        harnesses=config.harness_names,
+        cpu_budget_mb=config.harness.vllm.cpu_budget_mb,
+        version=version_of("helexa-neuron"),
+    )
+    return platform, found
+
+
+def build_harness(name: str, config: Config, shared: Shared) -> Hosted:
+    """The harness of a name; its module is imported now."""
+    module, _, kind = HARNESSES[name].partition(":")
+    harness: Hosted = getattr(importlib.import_module(module), kind)(config, shared)
+    return harness
+
+
+async def run(config: Config, gpus: Gpus | None = None) -> None:
+    """Run a daemon until SIGTERM or SIGINT.
+
+    Raises:
+        OperatorError: the address or the run_dir cannot be used.
+    """
+    stop = server.stop_on_signals()
+    sock = server.bind(f"{_bracketed(config.listen)}:{config.port}")
+    host, port = sock.getsockname()[:2]
+    end = asyncio.Event()
+    gpus = gpus or Nvml()
+    manager = os.environ.get(notify.VARIABLE, "")
+    with open_run_dir(config.run_dir) as run_dir:
+        async with asyncio.TaskGroup() as tasks:
+            daemon = Daemon(config, gpus, run_dir, tasks)
+            _log_found(daemon.found, f"{_bracketed(host)}:{port}")
+            tasks.create_task(server.serve(daemon.front, sock, end, grace_s=GRACE_S))
+            loops = [
+                tasks.create_task(daemon.measuring.run()),
+                tasks.create_task(daemon.load_defaults()),
+            ]
+            notify.notify("READY=1", manager)
+            await stop.wait()
+            notify.notify("STOPPING=1", manager)
+            log.info("neuron stops")
+            for loop in loops:
+                loop.cancel()
+            await daemon.stop()
+            end.set()
+    gpus.close()
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def _log_found(found: Discovery, address: str) -> None:
+    if found.cuda_unavailable_reason:
+        log.error("no GPU can be used", reason=found.cuda_unavailable_reason)
+    elif found.driver_version is None:
+        log.info("no NVIDIA driver")
+    log.info(
+        "neuron serves",
+        address=address,
+        harnesses=found.harnesses,
+        devices=[f"{d.index}: {d.name}, {d.vram_total_mb} MiB" for d in found.devices],
+        driver_version=found.driver_version,
+        cuda=found.cuda_version,
+        host_ram_mb=found.host_ram_mb,
+        version=found.version,
+    )

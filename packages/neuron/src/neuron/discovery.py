@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the machine offers, from what driver and kernel say of it. Pure."""
+
+from typing import NamedTuple, Protocol
+
+import msgspec
+
+from cortex_core.discovery import Device, Discovery
+from cortex_core.node import DeviceHealth
+from cortex_core.wire import WIRE_VERSION
+
+CPU_UUID = "cpu"
+
+
+class Driver(msgspec.Struct, frozen=True, kw_only=True):
+    """What the NVIDIA driver says at start. Nothing at all: there is no driver, which is an answer.
+
+    Attributes:
+        unavailable_reason: why a driver that is there cannot be used; None: nothing is wrong.
+    """
+
+    driver_version: str | None = None
+    cuda_version: str | None = None
+    unavailable_reason: str | None = None
+    devices: list[Device] = []
+
+
+class GpuReading(NamedTuple):
+    """One GPU now. `processes`: MiB of its memory by process id; empty where the driver does not tell."""
+
+    health: DeviceHealth
+    processes: dict[int, int]
+
+
+class Gpus(Protocol):
+    """Asks the driver."""
+
+    def driver(self) -> Driver:
+        """What is there. Fails for nobody: a reason is an answer."""
+
+    def read(self) -> list[GpuReading]:
+        """What each GPU does now; empty where there is none."""
+
+    def close(self) -> None:
+        """Let the driver go."""
+
+
+class Machine(msgspec.Struct, frozen=True, kw_only=True):
+    """The machine without its GPUs. `cpu_name` is for people."""
+
+    hostname: str
+    os: str
+    kernel: str
+    cpu_name: str
+    host_ram_mb: int
+
+
+def choose_platform(setting: str | None, driver: Driver) -> str:
+    """Where vLLM engines run: as set, else on GPUs where a driver is there, working or not.
+
+    A driver that fails must be told, and not be hidden by slow answers from the CPU.
+    """
+    if setting:
+        return setting
+    return "cuda" if driver.devices or driver.unavailable_reason else "cpu"
+
+
+def describe(
+    machine: Machine,
+    driver: Driver,
+    *,
+    platform: str,
+    harnesses: list[str],
+    cpu_budget_mb: int,
+    version: str,
+) -> Discovery:
+    """The answer of GET /discovery."""
+    devices = driver.devices
+    if platform == "cpu":
+        devices = [_cpu(machine, cpu_budget_mb)] if "vllm" in harnesses else []
+    return Discovery(
+        hostname=machine.hostname,
+        os=machine.os,
+        kernel=machine.kernel,
+        cuda_version=driver.cuda_version,
+        driver_version=driver.driver_version,
+        cuda_unavailable_reason=driver.unavailable_reason,
+        devices=devices,
+        harnesses=harnesses,
+        host_ram_mb=machine.host_ram_mb,
+        version=version,
+        wire=WIRE_VERSION,
+    )
+
+
+def _cpu(machine: Machine, budget_mb: int) -> Device:
+    return Device(index=0, uuid=CPU_UUID, name=machine.cpu_name, vram_total_mb=budget_mb)
+
+
+def cpu_health(device: Device, claims_mb: list[int]) -> DeviceHealth:
+    """The CPU device now: what its models were given of its budget."""
+    used_mb = sum(claims_mb)
+    free_mb = max(0, device.vram_total_mb - used_mb)
+    return DeviceHealth(index=device.index, vram_used_mb=used_mb, vram_free_mb=free_mb)

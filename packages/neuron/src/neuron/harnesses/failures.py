@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a client is told of an engine that failed. Pure."""
+
+from cortex_core.errors import CortexError, EngineDiedError, LoadFailedError, LoadRefusedError
+from neuron.residents import Failure
+
+# The caller's fault: another spec, or other files, would work.
+REFUSED_KINDS = frozenset(
+    """
+    repo_fetch_failed empty_repo quant_not_found unsupported_architecture tp_infeasible insufficient_vram
+    unknown_harness corrupt_weights invalid_spec multi_host_unsupported
+    """.split()
+)
+
+
+def failure_error(model: str, node: str, failure: Failure) -> CortexError:
+    """The error of a request or load that met the failure."""
+    if failure.kind == "engine_died":
+        return EngineDiedError(model=model, reason=failure.reason)
+    if failure.kind in REFUSED_KINDS:
+        return LoadRefusedError(
+            model=model,
+            load_kind=failure.kind,
+            reason=failure.reason.rstrip("."),
+            suggestion=failure.suggestion,
+        )
+    reason = f"{failure.reason.rstrip('.')}. {failure.suggestion}".removesuffix(" ")
+    return LoadFailedError(model=model, node=node, load_kind=failure.kind, reason=reason)

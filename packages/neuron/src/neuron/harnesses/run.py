@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""One engine's life as data: how it is started, who waits for it, and what all harnesses share."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import msgspec
+
+from cortex_core.control import ModelSpec
+from cortex_core.discovery import Discovery
+from cortex_core.errors import CortexError
+from neuron.measuring import Measuring
+from neuron.metrics import Metrics
+from neuron.residents import Residents
+from neuron.run_dir import RunDir
+from neuron.traffic import Traffic
+
+
+class Launch(msgspec.Struct, frozen=True, kw_only=True):
+    """How one engine is started, all of it decided.
+
+    Attributes:
+        python: interpreter of the engine's environment.
+        environ: variables beside the daemon's own; None removes one.
+        settings: what the engine in the host needs beside the spec.
+        model_path: directory of the model's files; None: the engine needs none.
+        devices: indices; no two engines start on one device at the same time. Empty: it uses none.
+        claim_mb: MiB of the CPU device that it is given; None: it is not on it.
+        start_timeout_s, stop_timeout_s: seconds it may take to come up, and to end.
+    """
+
+    python: str
+    environ: Mapping[str, str | None] = {}
+    settings: dict[str, Any] = {}
+    model_path: str | None = None
+    devices: list[int] = []
+    claim_mb: int | None = None
+    start_timeout_s: float
+    stop_timeout_s: float
+
+
+class Run:
+    """One engine's life, as those who wait for it see it.
+
+    Attributes:
+        planned: its spec is sound, or it has failed.
+        settled: it serves, or it has failed.
+        gone: nothing is left of it.
+        error: why it does not serve; None: it does, or it is not known yet.
+    """
+
+    def __init__(self, spec: ModelSpec) -> None:
+        self.spec = spec
+        self.planned = asyncio.Event()
+        self.settled = asyncio.Event()
+        self.gone = asyncio.Event()
+        self.error: CortexError | None = None
+        self.task: asyncio.Task[None] | None = None
+        self._ending = False
+
+    def settle(self, error: CortexError | None = None) -> None:
+        """Tell those who wait. The first word stands."""
+        if not self.settled.is_set():
+            self.error = error
+        self.planned.set()
+        self.settled.set()
+
+    def end(self) -> None:
+        """End the engine. Once: a second cancellation would cut its cleaning up short."""
+        if self.task is not None and not self._ending:
+            self._ending = True
+            self.task.cancel()
+
+
+class Shared:
+    """What all harnesses of a daemon share. `platform` is `cpu` or `cuda`."""
+
+    def __init__(
+        self,
+        *,
+        platform: str,
+        found: Discovery,
+        measuring: Measuring,
+        residents: Residents,
+        traffic: Traffic,
+        metrics: Metrics,
+        run_dir: RunDir,
+        tasks: asyncio.TaskGroup,
+        drain_s: float,
+    ) -> None:
+        self.platform = platform
+        self.found = found
+        self.measuring = measuring
+        self.residents = residents
+        self.traffic = traffic
+        self.metrics = metrics
+        self.run_dir = run_dir
+        self.tasks = tasks
+        self.drain_s = drain_s
+        self.runs: dict[str, Run] = {}
+        self._starting: dict[int, asyncio.Lock] = {}
+
+    @asynccontextmanager
+    async def starting_on(self, devices: list[int]) -> AsyncIterator[None]:
+        """Hold the devices for a start. Taken in order, so that no two starts wait for each other."""
+        async with AsyncExitStack() as stack:
+            for device in sorted(set(devices)):
+                await stack.enter_async_context(self._starting.setdefault(device, asyncio.Lock()))
+            yield

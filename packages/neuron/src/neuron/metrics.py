@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Every metric of the daemon, in one table. The only importer of prometheus_client.
+
+What models and devices do is read from its owners when it is asked for, so a model that has gone leaves no series.
+Labels: `model` is the id of a model that is or was resident, `device` an index, `harness` and `code` closed sets.
+"""
+
+from collections.abc import Callable, Iterator
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.registry import Collector
+
+from cortex_core.node import DeviceHealth, ModelActivity, ModelState, ModelStatus
+from neuron.measuring import Measuring
+from neuron.residents import Residents
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+UNKNOWN = "unknown"
+
+# From an echo engine's tenth of a second to a large model read from a slow disk.
+LOAD_BUCKETS_S = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 60, 120, 300, 600, 1200)
+
+# name, help, value: series with the label `model`
+MODEL_GAUGES: list[tuple[str, str, Callable[[ModelActivity], float | None]]] = [
+    ("neuron_model_running", "Requests that the engine works on.", lambda m: m.running),
+    ("neuron_model_waiting", "Requests that wait inside the engine.", lambda m: m.waiting),
+    ("neuron_model_kv_usage_ratio", "KV cache in use, 0 to 1.", lambda m: m.kv_usage_ratio),
+    (
+        "neuron_model_prefill_tokens_per_second",
+        "Prompt tokens read per second.",
+        lambda m: m.prefill_tokens_per_s,
+    ),
+    (
+        "neuron_model_decode_tokens_per_second",
+        "Tokens written per second.",
+        lambda m: m.decode_tokens_per_s,
+    ),
+]
+STATE_GAUGES: list[tuple[str, str, Callable[[ModelState], float | None]]] = [
+    ("neuron_model_vram_used_mb", "MiB of device memory in use.", lambda m: m.vram_used_mb),
+    ("neuron_model_host_ram_used_mb", "MiB of host memory in use.", lambda m: m.host_ram_used_mb),
+]
+# name, help, value: series with the label `device`
+DEVICE_GAUGES: list[tuple[str, str, Callable[[DeviceHealth], float | None]]] = [
+    ("neuron_device_vram_used_mb", "MiB in use.", lambda d: d.vram_used_mb),
+    ("neuron_device_vram_free_mb", "MiB that are free.", lambda d: d.vram_free_mb),
+    ("neuron_device_utilization_pct", "Busy, 0 to 100.", lambda d: d.utilization_pct),
+    ("neuron_device_temperature_celsius", "Temperature.", lambda d: d.temp_c),
+    ("neuron_device_power_watts", "Power drawn.", lambda d: d.power_w),
+]
+
+
+class Metrics:
+    """Counts what happens, and reads what is."""
+
+    def __init__(self, residents: Residents, measuring: Measuring) -> None:
+        # A series more for each of ours, which nobody reads.
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # its signature has no types
+        self._residents = residents
+        self._counted: set[str] = set()
+        self._registry = CollectorRegistry()
+        self._requests = Counter(
+            "neuron_requests",
+            "Inference requests by their end: `ok`, or the code of the error.",
+            ["model", "code"],
+            registry=self._registry,
+        )
+        self._load_seconds = Histogram(
+            "neuron_load_seconds",
+            "From the wish for a model to its serving.",
+            ["harness"],
+            buckets=LOAD_BUCKETS_S,
+            registry=self._registry,
+        )
+        self._failures = Counter(
+            "neuron_engine_failures",
+            "Engines that did not come up, or died.",
+            ["model"],
+            registry=self._registry,
+        )
+        self._registry.register(_Now(residents, measuring))
+
+    def note_request(self, model: str, code: str) -> None:
+        """A request ended. `model` is a resident's id, or `unknown`."""
+        if model != UNKNOWN:
+            self._counted.add(model)
+        self._requests.labels(model, code).inc()
+
+    def note_load(self, harness: str, load_s: float) -> None:
+        """A model came up."""
+        self._load_seconds.labels(harness).observe(load_s)
+
+    def note_failure(self, model: str) -> None:
+        """An engine did not come up, or died."""
+        self._counted.add(model)
+        self._failures.labels(model).inc()
+
+    def write(self) -> bytes:
+        """The answer of GET /metrics."""
+        self._forget_gone()
+        return generate_latest(self._registry)
+
+    def _forget_gone(self) -> None:
+        """Drop the series of models that have gone: ids come from clients, and would add up for ever."""
+        gone = self._counted - {resident.id for resident in self._residents.all()}
+        for model in gone:
+            self._requests.remove_by_labels({"model": model})
+            self._failures.remove_by_labels({"model": model})
+        self._counted -= gone
+
+
+class _Now(Collector):
+    """What is true at this moment, asked for at each scrape."""
+
+    def __init__(self, residents: Residents, measuring: Measuring) -> None:
+        self._residents = residents
+        self._measuring = measuring
+
+    def collect(self) -> Iterator[Metric]:
+        residents = self._residents.all()
+        activities = [self._residents.activity(resident) for resident in residents]
+        states = [self._residents.state(resident, 0.0) for resident in residents]
+        devices = self._measuring.devices()
+        yield _statuses(states)
+        for name, text, model_value in MODEL_GAUGES:
+            yield _gauge(name, text, "model", [(m.id, model_value(m)) for m in activities])
+        for name, text, state_value in STATE_GAUGES:
+            yield _gauge(name, text, "model", [(m.id, state_value(m)) for m in states])
+        for name, text, device_value in DEVICE_GAUGES:
+            rows = [(str(device.index), device_value(device)) for device in devices]
+            yield _gauge(name, text, "device", rows)
+        free_mb = self._measuring.host_ram_free_mb
+        yield _gauge(
+            "neuron_host_ram_free_mb", "MiB of host memory that are free.", None, [("", free_mb)]
+        )
+
+
+def _statuses(states: list[ModelState]) -> Metric:
+    family = GaugeMetricFamily(
+        "neuron_model_status", "1 for the status that a model has.", labels=["model", "status"]
+    )
+    for state in states:
+        for status in ModelStatus:
+            family.add_metric([state.id, status], float(state.status == status))
+    return family
+
+
+def _gauge(name: str, text: str, label: str | None, rows: list[tuple[str, float | None]]) -> Metric:
+    """One family. What is not known has no series: a 0 would be drawn as a fact."""
+    family = GaugeMetricFamily(name, text, labels=[label] if label else [])
+    for value_of, value in rows:
+        if value is not None:
+            family.add_metric([value_of] if label else [], value)
+    return family

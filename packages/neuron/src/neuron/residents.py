@@ -1,0 +1,222 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Which models are resident, and what is known of each. The one owner; it is told, and asked, and never waits. Pure."""
+
+from collections import OrderedDict
+
+import msgspec
+
+from cortex_core.control import ModelSpec
+from cortex_core.node import ModelActivity, ModelState, ModelStatus, Progress
+from cortex_core.sources import read_model_name
+from neuron.host.messages import Activity, Phase, Ready
+from neuron.lifecycle import Event, next_status
+
+# Failed models stay to be looked at; ids come from clients, so there is a bound. The oldest goes.
+MAX_FAILED = 32
+# Load times are kept past an unload, to tell how long the next load will take.
+MAX_REMEMBERED = 256
+
+
+class Failure(msgspec.Struct, frozen=True, kw_only=True):
+    """Why a model is failed.
+
+    Attributes:
+        kind: as in LoadRefusedError, or `engine_start_failed`, `start_timeout`, `engine_died`.
+        reason: the true cause.
+        suggestion: what to do about it; may be empty.
+    """
+
+    kind: str
+    reason: str
+    suggestion: str = ""
+
+
+class Resident(msgspec.Struct, frozen=True, kw_only=True):
+    """One model that is here, in whatever status.
+
+    Attributes:
+        spec: what was asked for.
+        began_s: when its load began, monotonic seconds.
+        phase: how far its load is.
+        devices: indices of the devices it is on.
+        claim_mb: MiB set aside for it on the CPU device; None: it is not on it.
+        pid: of its engine host, which leads a process group; None: there is none.
+        ready: what its engine told of itself; None: it never came up.
+        created: when it came up, Unix seconds.
+        activity: as last heard.
+        failure: why it is failed, or was last.
+        vram_used_mb, host_ram_used_mb: as last measured.
+    """
+
+    spec: ModelSpec
+    status: ModelStatus
+    began_s: float
+    phase: Phase
+    devices: list[int] = []
+    claim_mb: int | None = None
+    pid: int | None = None
+    ready: Ready | None = None
+    created: int = 0
+    activity: Activity = Activity()
+    failure: Failure | None = None
+    vram_used_mb: int | None = None
+    host_ram_used_mb: int | None = None
+
+    @property
+    def id(self) -> str:
+        """The id it was loaded under."""
+        return self.spec.model_id
+
+
+class Residents:
+    """The models of this machine, whatever their harness."""
+
+    def __init__(self) -> None:
+        self._by_id: dict[str, Resident] = {}
+        self._load_s: OrderedDict[str, float] = OrderedDict()
+
+    def all(self) -> list[Resident]:
+        """Every resident model, in the order of their loads."""
+        return list(self._by_id.values())
+
+    def get(self, model_id: str) -> Resident | None:
+        """The model that was loaded under exactly this id."""
+        return self._by_id.get(model_id)
+
+    def find(self, model_id: str) -> Resident | None:
+        """The model of an id. `scheme:org/name` is also found under `org/name`, unless two schemes have it."""
+        exact = self._by_id.get(model_id)
+        if exact is not None:
+            return exact
+        same = [r for r in self._by_id.values() if read_model_name(r.id).bare == model_id]
+        return same[0] if len(same) == 1 else None
+
+    def note_load(self, spec: ModelSpec, now_s: float) -> None:
+        """Its load begins."""
+        before = self._by_id.get(spec.model_id)
+        status = next_status(before.status if before else None, Event.LOAD)
+        if before is not None:  # the newest is the last
+            del self._by_id[spec.model_id]
+        if status is not None:
+            self._by_id[spec.model_id] = Resident(
+                spec=spec,
+                status=status,
+                began_s=now_s,
+                phase=Phase(phase="checking"),
+                failure=before.failure if before else None,
+            )
+
+    def note_place(self, model_id: str, devices: list[int], claim_mb: int | None) -> None:
+        """Where it goes."""
+        self._change(model_id, devices=devices, claim_mb=claim_mb)
+
+    def note_phase(self, model_id: str, phase: Phase) -> None:
+        """How far its load is."""
+        self._change(model_id, phase=phase)
+
+    def note_host(self, model_id: str, pid: int) -> None:
+        """Its engine host was started."""
+        self._change(model_id, pid=pid)
+
+    def note_ready(self, model_id: str, ready: Ready, now_s: float, created: int) -> float:
+        """Its engine serves. Returns the seconds that took."""
+        took_s = now_s - self._by_id[model_id].began_s
+        self._load_s[model_id] = took_s
+        self._load_s.move_to_end(model_id)
+        if len(self._load_s) > MAX_REMEMBERED:
+            self._load_s.popitem(last=False)
+        self._move(model_id, Event.READY)
+        self._change(model_id, ready=ready, created=created)
+        return took_s
+
+    def note_activity(self, model_id: str, activity: Activity) -> None:
+        """What its engine says that it does."""
+        self._change(model_id, activity=activity)
+
+    def note_memory(self, model_id: str, *, vram_mb: int | None, host_ram_mb: int | None) -> None:
+        """What it was measured to use. A model that has gone meanwhile is no fault."""
+        if model_id in self._by_id:
+            self._change(model_id, vram_used_mb=vram_mb, host_ram_used_mb=host_ram_mb)
+
+    def note_failed(self, model_id: str, failure: Failure) -> None:
+        """Its engine did not come up, or is gone."""
+        self._move(model_id, Event.FAILED)
+        self._change(
+            model_id,
+            failure=failure,
+            pid=None,
+            activity=Activity(),
+            vram_used_mb=None,
+            host_ram_used_mb=None,
+            claim_mb=None,
+        )
+        failed = [r.id for r in self._by_id.values() if r.status is ModelStatus.FAILED]
+        for oldest in failed[:-MAX_FAILED]:
+            del self._by_id[oldest]
+
+    def note_refused(self, model_id: str) -> None:
+        """It cannot be loaded: it was never here."""
+        self._move(model_id, Event.REFUSED)
+
+    def note_unload(self, model_id: str) -> None:
+        """It is to go; new requests are refused from now on."""
+        self._move(model_id, Event.UNLOAD)
+
+    def note_kept(self, model_id: str) -> None:
+        """It was to go, and stays."""
+        self._move(model_id, Event.KEPT)
+
+    def note_gone(self, model_id: str) -> None:
+        """Its engine has ended, as it was to."""
+        self._move(model_id, Event.GONE)
+
+    def state(self, resident: Resident, now_s: float) -> ModelState:
+        """The entry of GET /models."""
+        ready = resident.ready or Ready()
+        loading = resident.status in (ModelStatus.LOADING, ModelStatus.RECOVERING)
+        return ModelState(
+            id=resident.id,
+            harness=resident.spec.harness,
+            status=resident.status,
+            devices=resident.devices,
+            vram_used_mb=resident.claim_mb
+            if resident.vram_used_mb is None
+            else resident.vram_used_mb,
+            host_ram_used_mb=resident.host_ram_used_mb,
+            capabilities=ready.capabilities,
+            limits=ready.limits,
+            can_sleep=ready.can_sleep,
+            progress=self._progress(resident, now_s) if loading else None,
+            last_error=resident.failure.reason if resident.failure else None,
+            load_s=self._load_s.get(resident.id),
+        )
+
+    def activity(self, resident: Resident) -> ModelActivity:
+        """The entry of GET /health."""
+        activity = resident.activity
+        return ModelActivity(
+            id=resident.id,
+            status=resident.status,
+            running=activity.running,
+            waiting=activity.waiting,
+            max_running=resident.ready.max_running if resident.ready else None,
+            kv_usage_ratio=activity.kv_usage_ratio,
+            prefill_tokens_per_s=activity.prefill_tokens_per_s,
+            decode_tokens_per_s=activity.decode_tokens_per_s,
+        )
+
+    def _progress(self, resident: Resident, now_s: float) -> Progress:
+        last_s = self._load_s.get(resident.id)
+        eta_s = None if last_s is None else max(0.0, last_s - (now_s - resident.began_s))
+        return Progress(phase=resident.phase.phase, ratio=resident.phase.ratio, eta_s=eta_s)
+
+    def _move(self, model_id: str, event: Event) -> None:
+        before = self._by_id.get(model_id)
+        status = next_status(before.status if before else None, event)
+        if status is None:
+            del self._by_id[model_id]
+        else:
+            self._change(model_id, status=status)
+
+    def _change(self, model_id: str, **fields: object) -> None:
+        self._by_id[model_id] = msgspec.structs.replace(self._by_id[model_id], **fields)

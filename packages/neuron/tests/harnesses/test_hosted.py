@@ -1,0 +1,266 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Loads and unloads on real echo hosts."""
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cortex_core.control import ModelSpec
+from cortex_core.errors import (
+    LoadFailedError,
+    LoadRefusedError,
+    ShuttingDownError,
+    SpecConflictError,
+    WaitTimeoutError,
+)
+from cortex_core.node import ModelStatus
+from neuron.config import EchoSettings, HarnessSettings
+from neuron.harnesses.hosted import Hosted
+from neuron.harnesses.run import Launch
+from neuron.testing import Served, make_config, make_echo, serve
+
+pytestmark = pytest.mark.slow
+
+
+def status(served: Served, model_id: str) -> str | None:
+    resident = served.daemon.residents.get(model_id)
+    return resident.status if resident else None
+
+
+async def until_status(served: Served, model_id: str, wanted: str | None) -> None:
+    async with asyncio.timeout(5):
+        while status(served, model_id) != wanted:
+            await asyncio.sleep(0.005)
+
+
+def is_gone(pid: int) -> bool:
+    return not Path(f"/proc/{pid}").exists()
+
+
+async def test_fifty_loads_of_a_model_are_one(served: Served) -> None:
+    spec = make_echo("echo/m?load_s=0.2")
+    states = await asyncio.gather(*(served.echo.load(spec) for _ in range(50)))
+    assert {state.status for state in states} == {"loaded"}
+    assert len(served.host_pids) == 1
+    again = await served.echo.load(spec)
+    assert again.load_s == states[0].load_s
+
+
+async def test_a_load_goes_on_when_who_asked_first_leaves(served: Served) -> None:
+    spec = make_echo("echo/m?load_s=0.3")
+    first = asyncio.create_task(served.echo.load(spec))
+    await until_status(served, spec.model_id, "loading")
+    first.cancel()
+    await asyncio.wait({first})
+    assert (await served.echo.load(spec)).status == "loaded"
+    assert len(served.host_pids) == 1
+
+
+async def test_without_waiting_the_spec_is_checked_all_the_same(served: Served) -> None:
+    state = await served.echo.load(make_echo("echo/m?load_s=0.2"), wait=False)
+    assert state.status == "loading"
+    assert state.progress is not None
+    with pytest.raises(LoadRefusedError):
+        await served.echo.load(make_echo("echo/n?nonsense=1"), wait=False)
+    assert status(served, "echo/n?nonsense=1") is None
+
+
+async def test_another_spec_is_a_conflict_that_names_the_fields(served: Served) -> None:
+    await served.echo.load(make_echo("echo/m"))
+    with pytest.raises(SpecConflictError, match="differ in max_model_len, dtype"):
+        await served.echo.load(make_echo("echo/m", dtype="x", max_model_len=8))
+
+
+async def test_a_failed_load_is_told_to_all_and_can_be_tried_again(served: Served) -> None:
+    spec = make_echo("echo/m?fail=load")
+    for _ in range(2):
+        outcomes = await asyncio.gather(
+            *(served.echo.load(spec) for _ in range(5)), return_exceptions=True
+        )
+        assert {str(outcome) for outcome in outcomes} == {
+            f"Loading '{spec.model_id}' on {served.daemon.found.hostname} failed (engine_start_failed): "
+            "it was asked to fail, by `fail=load`."
+        }
+        assert status(served, spec.model_id) == "failed"
+    assert served.host_pids == []
+
+
+async def test_an_exit_code_of_0_is_a_failure(served: Served) -> None:
+    with pytest.raises(LoadFailedError, match="ended with exit code 0"):
+        await served.echo.load(make_echo("echo/m?fail=start"))
+
+
+async def test_a_load_that_takes_too_long_is_given_up() -> None:
+    settings = HarnessSettings(echo=EchoSettings(start_timeout_s=0.3, stop_timeout_s=2))
+    async with serve(make_config(harness=settings)) as served:
+        (outcome,) = await asyncio.gather(
+            served.echo.load(make_echo("echo/m?load_s=60")), return_exceptions=True
+        )
+        assert isinstance(outcome, LoadFailedError)
+        assert outcome.facts["load_kind"] == "start_timeout"
+
+
+async def test_an_engine_that_is_killed_is_failed_with_the_reason_and_comes_up_again(
+    served: Served,
+) -> None:
+    await served.echo.load(make_echo("echo/m"))
+    os.kill(served.host_pids[0], signal.SIGKILL)
+    await until_status(served, "echo/m", "failed")
+    failed = served.daemon.residents.get("echo/m")
+    assert failed is not None
+    assert failed.failure is not None
+    assert failed.failure.reason == "its process was killed by SIGKILL"
+    assert served.echo.endpoint("echo/m") is None
+    assert (await served.echo.load(make_echo("echo/m"))).status == "loaded"
+
+
+async def test_an_unload_takes_process_and_files(served: Served) -> None:
+    await served.echo.load(make_echo("echo/m"))
+    (pid,) = served.host_pids
+    endpoint = served.echo.endpoint("echo/m")
+    assert endpoint is not None
+    socket = Path(endpoint.removeprefix("unix:"))
+    assert socket.is_socket()  # noqa: ASYNC240
+    assert await served.echo.unload("echo/m")
+    assert is_gone(pid)
+    assert not socket.parent.exists()
+    assert not await served.echo.unload("echo/m")
+    assert served.echo.models() == {}
+
+
+async def test_a_load_can_be_unloaded_on_its_way(served: Served) -> None:
+    loading = asyncio.create_task(served.echo.load(make_echo("echo/m?load_s=60")))
+    await served.until("/models", lambda models: bool(models and served.host_pids))
+    (pid,) = served.host_pids
+    assert await served.echo.unload("echo/m?load_s=60")
+    assert is_gone(pid)
+    with pytest.raises(LoadFailedError, match="it was unloaded while it was loading"):
+        await loading
+
+
+async def test_a_load_cancelled_at_once_leaves_nothing(served: Served) -> None:
+    loading = asyncio.create_task(served.echo.load(make_echo("echo/m")))
+    await asyncio.sleep(0)
+    assert await served.echo.unload("echo/m")
+    with pytest.raises(LoadFailedError):
+        await loading
+    assert served.daemon.residents.all() == []
+
+
+async def test_running_work_keeps_a_model_unless_forced(served: Served) -> None:
+    model_id = "echo/m?tokens=100000&token_s=0.01"
+    await served.echo.load(make_echo(model_id))
+    body = {"model": model_id, "prompt": "a"}
+    running = asyncio.create_task(served.post("/v1/completions", body))
+    await served.until("/health", lambda health: health["models"][0]["running"] == 1)
+    unloading = asyncio.create_task(served.echo.unload(model_id))
+    await until_status(served, model_id, "unloading")
+    refused, answer, headers = await served.post("/v1/completions", body)
+    assert (refused, answer["error"]["code"]) == (503, "no_healthy_node")
+    assert b"retry-after" in headers
+    with pytest.raises(WaitTimeoutError, match="its requests to end"):
+        await unloading
+    assert status(served, model_id) == "loaded"
+    assert not running.done()
+    assert await served.echo.unload(model_id, force=True)
+    code, answer, _ = await running
+    assert (code, answer["error"]["code"]) == (502, "engine_died")
+    assert "unloaded" in answer["error"]["message"]
+
+
+async def test_an_unload_waits_for_running_work(served: Served) -> None:
+    model_id = "echo/m?ttft_s=0.2"
+    await served.echo.load(make_echo(model_id))
+    running = asyncio.create_task(
+        served.post("/v1/completions", {"model": model_id, "prompt": "a b"})
+    )
+    await served.until("/health", lambda health: health["models"][0]["running"] == 1)
+    assert await served.echo.unload(model_id)
+    code, answer, _ = await running
+    assert (code, answer["choices"][0]["text"]) == (200, "a b")
+
+
+async def test_a_load_during_an_unload_waits_and_loads(served: Served) -> None:
+    await served.echo.load(make_echo("echo/m"))
+    before = served.host_pids
+    unloading = asyncio.create_task(served.echo.unload("echo/m"))
+    await until_status(served, "echo/m", "unloading")
+    assert (await served.echo.load(make_echo("echo/m"))).status == "loaded"
+    assert await unloading
+    assert served.host_pids != before
+
+
+async def test_closing_tells_who_waits_for_a_load_at_once(served: Served) -> None:
+    loading = asyncio.create_task(served.echo.load(make_echo("echo/m?load_s=60")))
+    await until_status(served, "echo/m?load_s=60", "loading")
+    served.echo.close()
+    with pytest.raises(ShuttingDownError):
+        await loading
+    with pytest.raises(ShuttingDownError):
+        await served.echo.load(make_echo("echo/other"))
+    await served.echo.stop()
+    assert served.daemon.residents.all() == []
+
+
+class OnDevices(Hosted):
+    """Echo engines that claim devices, and tell how many start at once."""
+
+    name = "echo"
+
+    def __init__(self, inner: Hosted, devices: dict[str, list[int]]) -> None:
+        super().__init__(inner._shared)
+        self._inner = inner
+        self._devices = devices
+
+    async def plan_launch(self, spec: ModelSpec) -> Launch:
+        launch = await self._inner.plan_launch(spec)
+        return Launch(
+            python=launch.python,
+            devices=self._devices[spec.model_id],
+            start_timeout_s=launch.start_timeout_s,
+            stop_timeout_s=launch.stop_timeout_s,
+        )
+
+
+@pytest.mark.parametrize(
+    ("devices", "together"), [([[0], [0, 1], [1, 0]], 1), ([[0], [1], [2]], 3)]
+)
+async def test_a_device_never_has_two_engines_starting(
+    served: Served, devices: list[list[int]], together: int
+) -> None:
+    ids = [f"echo/{name}?load_s=0.2" for name in "abc"]
+    harness = OnDevices(served.echo, dict(zip(ids, devices, strict=True)))
+    most = 0
+
+    def count() -> int:
+        return sum(
+            r.status is ModelStatus.LOADING and r.phase.phase in ("starting", "loading")
+            for r in served.daemon.residents.all()
+        )
+
+    async def watch() -> None:
+        nonlocal most
+        while True:
+            most = max(most, count())
+            await asyncio.sleep(0.002)
+
+    watching = asyncio.create_task(watch())
+    states: list[Any] = await asyncio.gather(*(harness.load(make_echo(i)) for i in ids))
+    watching.cancel()
+    assert [state.status for state in states] == ["loaded"] * 3
+    assert most == together
+
+
+async def test_a_fault_of_ours_fails_one_model_and_no_other(served: Served) -> None:
+    class Broken(OnDevices):
+        async def plan_launch(self, spec: ModelSpec) -> Launch:
+            raise RuntimeError("we did not think of this")
+
+    await served.echo.load(make_echo("echo/good"))
+    with pytest.raises(LoadFailedError, match="we did not think of this"):
+        await Broken(served.echo, {}).load(make_echo("echo/bad"))
+    assert status(served, "echo/good") == "loaded"

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a client's request becomes before vLLM reads it."""
+
+from typing import Any
+
+import pytest
+
+from cortex_core.errors import InvalidRequestBodyError, MalformedJsonError
+from neuron.host.engines.vllm_asked import Wish, has_image, is_yes, plan_request, read_fields
+
+
+def plan(
+    fields: dict[str, Any], *, thinking: bool = False, usage_comment: bool = False
+) -> tuple[dict[str, Any], Wish]:
+    return plan_request(
+        fields, "m", context_tokens=4096, thinking=thinking, usage_comment=usage_comment
+    )
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"\xff", b"{'a': 1}"])
+def test_what_is_no_json_is_said_to_be_none(body: bytes) -> None:
+    with pytest.raises(MalformedJsonError):
+        read_fields(body)
+
+
+@pytest.mark.parametrize("body", [b"[]", b"1", b"null", b'"x"'])
+def test_json_that_is_no_object_is_refused(body: bytes) -> None:
+    with pytest.raises(InvalidRequestBodyError):
+        read_fields(body)
+
+
+def test_the_model_is_asked_for_by_its_own_name() -> None:
+    assert plan({"model": "alias"})[0] == {"model": "m"}
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        ({"reasoning_content": "x"}, {"reasoning": "x"}),
+        ({"reasoning": "x"}, {"reasoning": "x"}),
+        ({"reasoning": "x", "reasoning_content": "y"}, {"reasoning": "x"}),
+        ({"reasoning": None, "reasoning_content": "y"}, {"reasoning": "y"}),
+        ({"content": None}, {"content": None}),
+        ({}, {}),
+        ("not a message", "not a message"),
+    ],
+)
+def test_both_names_of_reasoning_are_taken_in(message: Any, expected: Any) -> None:
+    assert plan({"messages": [message]})[0]["messages"] == [expected]
+
+
+def test_the_request_that_came_is_left_as_it_was() -> None:
+    fields = {"messages": [{"reasoning_content": "x"}]}
+    plan(fields)
+    assert fields == {"messages": [{"reasoning_content": "x"}]}
+
+
+@pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens", "max_output_tokens"])
+def test_an_answer_cannot_be_longer_than_the_context(name: str) -> None:
+    assert plan({name: 32_000})[0][name] == 4096
+    assert plan({name: 100})[0][name] == 100
+    assert plan({name: "many"})[0][name] == "many"
+
+
+@pytest.mark.parametrize(
+    ("fields", "comment", "options", "wish"),
+    [
+        ({"stream": True}, False, None, Wish()),
+        ({"stream": True}, True, {"include_usage": True}, Wish(usage_comment=True)),
+        ({"stream": False}, True, None, Wish(usage_comment=True)),
+        (
+            {"stream": True, "stream_options": {"include_usage": True}},
+            True,
+            {"include_usage": True},
+            Wish(usage_chunk=True, usage_comment=True),
+        ),
+        (
+            {"stream": True, "stream_options": {"continuous_usage_stats": True}},
+            True,
+            {"continuous_usage_stats": True, "include_usage": True},
+            Wish(usage_comment=True),
+        ),
+        ({"stream": True, "stream_options": 3}, True, 3, Wish(usage_comment=True)),
+    ],
+)
+def test_vllm_counts_whenever_somebody_wants_the_usage(
+    fields: dict[str, Any], comment: bool, options: Any, wish: Wish
+) -> None:
+    asked, found = plan(fields, usage_comment=comment)
+    assert (asked.get("stream_options"), found) == (options, wish)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [(None, False), (b"", False), (b"0", False), (b"no", False), (b"1", True), (b" TRUE ", True), (b"yes", True)],
+)  # fmt: skip
+def test_a_header_says_yes_in_three_ways(value: bytes | None, expected: bool) -> None:
+    assert is_yes(value) is expected
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({}, False),
+        ({"messages": "x"}, False),
+        ({"messages": [{"content": "x"}, "y", {"content": ["z"]}]}, False),
+        ({"messages": [{"content": [{"type": "text", "text": "x"}]}]}, False),
+        ({"messages": [{"content": [{"type": "image_url"}]}]}, True),
+        ({"input": [{"content": [{"type": "input_image"}]}]}, True),
+        ({"input": "x"}, False),
+    ],
+)
+def test_an_image_is_seen_wherever_it_stands(fields: dict[str, Any], expected: bool) -> None:
+    assert has_image(fields) is expected

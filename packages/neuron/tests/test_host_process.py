@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Against small programs in the place of an engine host: each is a script that `PYTHON -m neuron.host` runs."""
+
+import asyncio
+import os
+import stat
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from cortex_core.control import ModelSpec
+from neuron.host.messages import Phase, Ready, Start
+from neuron.host_process import HostProcess, HostStartError, lines_of, open_host, write_end
+
+START = Start(spec=ModelSpec(model_id="m"), socket="/s", run_dir="/r")
+Open = Callable[[str], AbstractAsyncContextManager[HostProcess]]
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+async def open_script(tmp_path: Path) -> AsyncIterator[Open]:
+    """Opens a host whose interpreter runs the given Python code instead."""
+    interpreter = tmp_path / "python"
+    interpreter.write_text(f'#!/bin/sh\nexec {sys.executable} -c "$SCRIPT"\n')
+    interpreter.chmod(interpreter.stat().st_mode | stat.S_IXUSR)
+    async with asyncio.TaskGroup() as tasks:
+
+        @asynccontextmanager
+        async def open_it(script: str) -> AsyncIterator[HostProcess]:
+            environ = {**os.environ, "SCRIPT": script}
+            opening = open_host(str(interpreter), START, environ, stop_within_s=2, tasks=tasks)
+            async with opening as host:
+                yield host
+
+        yield open_it
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    return state != "Z"
+
+
+async def until_dead(pid: int) -> None:
+    async with asyncio.timeout(5):
+        while is_alive(pid):
+            await asyncio.sleep(0.01)
+
+
+async def test_it_is_told_what_to_run_and_heard(open_script: Open) -> None:
+    script = """
+import sys
+assert '"model_id":"m"' in sys.stdin.readline()
+print('{"type":"phase","phase":"loading","ratio":0.5}')
+print('{"type":"ready"}', flush=True)
+sys.stdin.read()
+"""
+    async with open_script(script) as host:
+        assert await host.read() == Phase(phase="loading", ratio=0.5)
+        assert await host.read() == Ready()
+        pid = host.pid
+    await until_dead(pid)
+
+
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [
+        ("pass", "its process ended with exit code 0"),
+        (
+            "import sys; sys.exit('no memory left')",
+            "its process ended with exit code 1; its last words: no memory left",
+        ),
+        ("import os; os.kill(os.getpid(), 9)", "its process was killed by SIGKILL"),
+    ],
+)
+async def test_its_end_is_told_with_its_last_words(
+    open_script: Open, script: str, reason: str
+) -> None:
+    async with open_script(script) as host:
+        assert await host.read() is None
+        assert await host.why_ended() == reason
+
+
+async def test_what_is_no_message_is_an_end(open_script: Open) -> None:
+    async with open_script("print('hello', flush=True); input()") as host:
+        assert await host.read() is None
+
+
+async def test_one_that_does_not_stop_is_killed_with_its_children(open_script: Open) -> None:
+    script = """
+import signal, subprocess, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+print('{"type":"phase","phase":"%d"}' % child.pid, flush=True)
+time.sleep(60)
+"""
+    async with open_script(script) as host:
+        told = await host.read()
+        assert isinstance(told, Phase)
+        child, own = int(told.phase), host.pid
+        assert is_alive(child)
+    await until_dead(child)
+    await until_dead(own)
+
+
+async def test_children_of_one_that_died_are_swept(open_script: Open) -> None:
+    script = """
+import os, subprocess, sys
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+print('{"type":"phase","phase":"%d"}' % child.pid, flush=True)
+os._exit(1)
+"""
+    async with open_script(script) as host:
+        told = await host.read()
+        assert isinstance(told, Phase)
+        async with asyncio.timeout(5):
+            assert await host.read() is None
+        await until_dead(int(told.phase))
+
+
+async def test_an_interpreter_that_is_not_there_is_named() -> None:
+    async with asyncio.TaskGroup() as tasks:
+        opening = open_host("/no/python", START, {}, stop_within_s=1, tasks=tasks)
+        with pytest.raises(HostStartError, match="/no/python cannot be run: No such file"):
+            await opening.__aenter__()
+
+
+async def test_long_lines_are_cut_and_endless_ones_dropped() -> None:
+    reader = asyncio.StreamReader(limit=1000)
+    reader.feed_data(b"a" * 800 + b"\n\n" + b"b" * 5000 + b"\nlast")
+    reader.feed_eof()
+    lines = [line async for line in lines_of(reader)]
+    assert lines[0] == "a" * 500
+    assert lines[-1] == "last"
+
+
+@pytest.mark.parametrize(
+    ("code", "tail", "said"),
+    [
+        (None, [], "its process does not answer"),
+        (0, [], "its process ended with exit code 0"),
+        (3, ["one", "two"], "its process ended with exit code 3; its last words: two"),
+        (-11, [], "its process was killed by SIGSEGV"),
+        (-99, [], "its process was killed by signal 99"),
+    ],
+)
+def test_an_end_is_written_in_words(code: int | None, tail: list[str], said: str) -> None:
+    assert write_end(code, tail) == said

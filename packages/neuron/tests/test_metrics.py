@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+from cortex_core.control import ModelSpec
+from cortex_core.node import DeviceHealth
+from neuron.discovery import GpuReading
+from neuron.host.messages import Activity, Ready
+from neuron.measuring import Measuring
+from neuron.metrics import Metrics
+from neuron.residents import Failure, Residents
+from neuron.testing import FakeGpus, make_gpu
+
+
+def series(metrics: Metrics) -> dict[str, float]:
+    lines = metrics.write().decode().splitlines()
+    pairs = (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
+    return {name: float(value) for name, value in pairs}
+
+
+async def test_devices_tell_what_they_know_and_nothing_else() -> None:
+    health = DeviceHealth(index=0, vram_used_mb=700, vram_free_mb=23_300, power_w=90.5)
+    measuring = Measuring(FakeGpus(readings=[GpuReading(health, {})]), [make_gpu()], Residents())
+    await measuring.measure()
+    found = series(Metrics(Residents(), measuring))
+    assert found['neuron_device_vram_used_mb{device="0"}'] == 700
+    assert found['neuron_device_power_watts{device="0"}'] == 90.5
+    assert found["neuron_host_ram_free_mb"] > 0
+    assert not any("temperature" in name for name in found)
+
+
+def test_a_failed_model_is_counted_until_it_is_forgotten() -> None:
+    residents = Residents()
+    metrics = Metrics(residents, Measuring(FakeGpus(), [], residents))
+    residents.note_load(ModelSpec(model_id="m"), 0.0)
+    residents.note_ready("m", Ready(), 1.0, 0)
+    residents.note_activity("m", Activity(running=2, waiting=1, kv_usage_ratio=0.5))
+    found = series(metrics)
+    assert found['neuron_model_running{model="m"}'] == 2
+    assert found['neuron_model_kv_usage_ratio{model="m"}'] == 0.5
+    residents.note_failed("m", Failure(kind="engine_died", reason="x"))
+    metrics.note_failure("m")
+    found = series(metrics)
+    assert found['neuron_engine_failures_total{model="m"}'] == 1
+    assert found['neuron_model_status{model="m",status="failed"}'] == 1
+    residents.note_unload("m")
+    residents.note_gone("m")
+    assert not any("model=" in name for name in series(metrics))
+
+
+def test_a_load_falls_into_a_bucket() -> None:
+    metrics = Metrics(Residents(), Measuring(FakeGpus(), [], Residents()))
+    metrics.note_load("vllm", 3.0)
+    found = series(metrics)
+    assert found['neuron_load_seconds_bucket{harness="vllm",le="2.5"}'] == 0
+    assert found['neuron_load_seconds_bucket{harness="vllm",le="5.0"}'] == 1
+    assert not any("_created" in name for name in found)
