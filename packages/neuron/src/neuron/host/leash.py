@@ -2,6 +2,7 @@
 """What ties a host to its daemon: when standard input closes, the host ends, and all that it started."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import threading
@@ -20,12 +21,11 @@ def tie(stdin: int, stop: asyncio.Event, *, within_s: float = END_WITHIN_S) -> N
     loop = asyncio.get_running_loop()
 
     def wait() -> None:
-        while os.read(stdin, 4096):
-            pass
-        try:
+        with contextlib.suppress(OSError):  # a socket's other end may be reset, which is the same to us
+            while os.read(stdin, 4096):
+                pass
+        with contextlib.suppress(RuntimeError):  # the loop has ended, and the process is about to
             loop.call_soon_threadsafe(stop.set)
-        except RuntimeError:  # the loop has ended, and the process is about to
-            return
         time.sleep(within_s)
         end_others()
         os._exit(1)

@@ -49,7 +49,7 @@ class Session:
     def tell(self, message: Message) -> None:
         """One line to the daemon. May be called from any thread: a short write is not divided."""
         # Without a daemon there is nobody to tell; the leash ends the host.
-        with contextlib.suppress(BrokenPipeError):
+        with contextlib.suppress(ConnectionError):
             os.write(self._pipe, write_line(message))
 
     async def run(self) -> None:
