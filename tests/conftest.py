@@ -179,7 +179,13 @@ async def fleet() -> AsyncIterator[Fleet]:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def module_fleet() -> AsyncIterator[Fleet]:
-    """One fleet for a whole file, where an engine takes long to come up."""
+async def demo_fleet() -> AsyncIterator[tuple[Daemon, Daemon]]:
+    """A neuron with the demo model on real vLLM, and a gateway; one for a whole file, as it takes seconds to come up."""
     async with _fleet() as made:
-        yield made
+        neuron = await made.neuron(
+            config='[[default_models]]\nmodel_id = "helexa/demo"\nharness = "vllm"\n'
+        )
+        gateway = await made.gateway(neuron)
+        await neuron.until("/health", lambda h: h["activation"]["state"] == "ready", 300)
+        await gateway.until("/v1/models", lambda models: models["data"][0]["loaded"], 10)
+        yield neuron, gateway

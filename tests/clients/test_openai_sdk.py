@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""OpenAI's own package, as users have it, against gateway, neuron and the demo model on real vLLM.
-
-One fleet for the whole file: the engine takes seconds to come up.
-"""
+"""OpenAI's own package, as users have it, against gateway, neuron and the demo model on real vLLM."""
 
 import asyncio
 import importlib.util
@@ -45,19 +42,8 @@ TOOLS: Any = [
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def daemons(module_fleet: Any) -> Any:
-    neuron = await module_fleet.neuron(
-        config='[[default_models]]\nmodel_id = "helexa/demo"\nharness = "vllm"\n'
-    )
-    gateway = await module_fleet.gateway(neuron)
-    await neuron.until("/health", lambda h: h["activation"]["state"] == "ready", 300)
-    await gateway.until("/v1/models", lambda models: models["data"][0]["loaded"], 10)
-    return neuron, gateway
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def client(daemons: Any) -> AsyncIterator[openai.AsyncOpenAI]:
-    base_url = f"{daemons[1].endpoint}/v1"
+async def client(demo_fleet: Any) -> AsyncIterator[openai.AsyncOpenAI]:
+    base_url = f"{demo_fleet[1].endpoint}/v1"
     async with openai.AsyncOpenAI(base_url=base_url, api_key="none", max_retries=0) as made:
         yield made
 
@@ -188,9 +174,9 @@ async def test_mistakes_are_the_sdks_own_exceptions(client: openai.AsyncOpenAI) 
 
 @pytest.mark.parametrize("stream", [True, False])
 async def test_a_client_that_leaves_frees_the_engine_within_a_second(
-    client: openai.AsyncOpenAI, daemons: Any, stream: bool
+    client: openai.AsyncOpenAI, demo_fleet: Any, stream: bool
 ) -> None:
-    neuron, _ = daemons
+    neuron, _ = demo_fleet
 
     async def talk() -> None:
         answer: Any = await client.chat.completions.create(

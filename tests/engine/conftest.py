@@ -101,6 +101,12 @@ def start_model() -> Callable[..., Awaitable[Model]]:
     return _start_model
 
 
+@pytest.fixture
+def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A short path, which tmp_path is not: those of unix sockets have room for about 100 bytes."""
+    return tmp_path_factory.mktemp("r")
+
+
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def model(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Model]:
     run_dir = tmp_path_factory.mktemp("run")

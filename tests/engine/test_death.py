@@ -20,9 +20,9 @@ def children() -> set[int]:
     return {int(pid) for thread in threads for pid in thread.read_text().split()}
 
 
-async def test_a_killed_engine_is_told_within_a_second(tmp_path: Path, start_model: Any) -> None:
+async def test_a_killed_engine_is_told_within_a_second(run_dir: Path, start_model: Any) -> None:
     before = children()
-    model = await start_model(tmp_path)
+    model = await start_model(run_dir)
     (engine_core,) = children() - before
     asked = {
         "messages": [{"role": "user", "content": "Count to a hundred."}],
@@ -51,4 +51,4 @@ async def test_a_killed_engine_is_told_within_a_second(tmp_path: Path, start_mod
     with pytest.raises(EngineDiedError):
         model.engine.activity()
     await model.engine.stop()
-    assert list(tmp_path.iterdir()) == []
+    assert list(run_dir.iterdir()) == []

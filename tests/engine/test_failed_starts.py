@@ -98,13 +98,17 @@ CASES: dict[str, tuple[Change, dict[str, Any], str, str]] = {
 
 @pytest.mark.parametrize(("change", "spec", "kind", "tells"), CASES.values(), ids=CASES.keys())
 async def test_a_failed_start_says_why(
-    change: Change, spec: dict[str, Any], kind: str, tells: str, tmp_path: Path, make_start: Any
+    change: Change,
+    spec: dict[str, Any],
+    kind: str,
+    tells: str,
+    tmp_path: Path,
+    run_dir: Path,
+    make_start: Any,
 ) -> None:
     path = tmp_path / "model"
-    shutil.copytree(make_start(tmp_path).model_path, path)
+    shutil.copytree(make_start(run_dir).model_path, path)
     change(path)
-    run_dir = tmp_path / "run"
-    run_dir.mkdir()
     with pytest.raises(StartFailedError) as raised:
         await VllmEngine().start(make_start(run_dir, path, **spec), lambda phase: None)
     failure = raised.value

@@ -120,7 +120,7 @@ def test_anthropics_envelope_has_its_own_types_and_the_request_id() -> None:
     ],
 )
 def test_anthropics_status_and_type(error: CortexError, status: int, kind: str) -> None:
-    assert errors.anthropic_status(error) == status
+    assert errors.anthropic_status(error.status) == status
     assert json.loads(errors.write_anthropic(error, "r"))["error"]["type"] == kind
 
 

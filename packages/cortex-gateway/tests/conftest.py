@@ -132,8 +132,8 @@ class Running:
         self.gateway = gateway
         self.neurons = neurons
 
-    async def get(self, path: str) -> Any:
-        answer = await collect(self.gateway.front, "GET", path)
+    async def get(self, path: str, headers: Headers | None = None) -> Any:
+        answer = await collect(self.gateway.front, "GET", path, headers=headers)
         assert answer.status == 200, answer.body
         return answer.json
 

@@ -238,7 +238,7 @@ def test_a_whole_answer_passes_as_it_is_and_is_read(
     body: bytes, usage: Usage | None, error_code: str | None
 ) -> None:
     meter = make_meter()
-    assert meter.whole(200, body) == body
+    assert meter.whole(200, body) == (200, body)
     assert (meter.usage, meter.error_code) == (usage, error_code)
 
 

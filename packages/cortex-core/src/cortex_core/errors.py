@@ -390,9 +390,9 @@ def anthropic_kind(status: int) -> str:
     return _ANTHROPIC_TYPES.get(status, other)
 
 
-def anthropic_status(error: CortexError) -> int:
-    """The HTTP status of an error in Anthropic's dialect."""
-    return ANTHROPIC_OVERLOADED if error.status == 503 else error.status
+def anthropic_status(status: int) -> int:
+    """Anthropic's HTTP status for one of OpenAI's dialect."""
+    return ANTHROPIC_OVERLOADED if status == 503 else status
 
 
 def _openai_fields(error: CortexError) -> dict[str, object]:

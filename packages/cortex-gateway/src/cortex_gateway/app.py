@@ -12,7 +12,7 @@ from cortex_core.http.client import Client
 from cortex_core.http.front import Front
 from cortex_core.http.headers import Headers
 from cortex_gateway.config import Config, NeuronSettings
-from cortex_gateway.dialects import DIALECTS
+from cortex_gateway.dialects import build_dialects
 from cortex_gateway.dispatcher import Dispatcher
 from cortex_gateway.endpoints.inference import Inference
 from cortex_gateway.endpoints.models import Models
@@ -56,12 +56,15 @@ class Gateway:
         self.poller = Poller(self.fleet, self._clients, config.poll, on_lost=self._lose)
         self._loader = Loader(self.fleet, self._clients, self.poller, tasks, metrics.note_load)
         dispatcher = Dispatcher(self.fleet, catalogue, self._loader, config)
-        self._inference = Inference(self.fleet, dispatcher, self._clients, metrics, config)
+        dialects = build_dialects(config.hygiene_rules)
+        self._inference = Inference(
+            self.fleet, dispatcher, self._clients, metrics, config, dialects
+        )
         operations = Operations(self.fleet, found, metrics)
         models = Models(self.fleet, catalogue, created=int(time.time()))
         self.front = Front(
             daemon="gateway",
-            hot=dict.fromkeys(DIALECTS, self._inference.infer),
+            hot=dict.fromkeys(dialects, self._inference.infer),
             routes=[*models.routes(), *operations.routes()],
             max_body_mb=settings.max_body_mb,
             on_end=self._inference.note_end,

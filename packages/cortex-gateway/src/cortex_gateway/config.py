@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from cortex_core.wire import GATEWAY_PORT, METRICS_PORT
+from cortex_gateway.dialects.prefix_hygiene import ALL_RULES
 from cortex_gateway.routing import POLICIES
 
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
@@ -115,6 +116,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         poll: how the neurons are watched.
         neurons: the nodes of the fleet; none is allowed.
         models_config: path of the catalogue, from the folder of this file; it need not be there.
+        prefix_hygiene: rule to whether it is in force; those not named are. Rules: `claude_code_billing_header`.
         default_model: what a request that names no model asks for; None: it is refused.
     """
 
@@ -123,11 +125,21 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     poll: PollSettings = PollSettings()
     neurons: list[NeuronSettings] = []
     models_config: str = "models.toml"
+    prefix_hygiene: dict[str, bool] = {}
     default_model: str | None = None
 
     def __post_init__(self) -> None:
-        """Refuse two nodes of one name. Raises ValueError; the operator's fault."""
+        """Refuse two nodes of one name, and rules that are not there. Raises ValueError; the operator's fault."""
+        unknown = next((rule for rule in self.prefix_hygiene if rule not in ALL_RULES), None)
+        if unknown is not None:
+            known = ", ".join(sorted(ALL_RULES))
+            raise ValueError(f"`prefix_hygiene` has '{unknown}', which is none of {known}")
         names = [neuron.name for neuron in self.neurons]
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
             raise ValueError(f"`neurons` has two entries with the name '{twice}'; names are unique")
+
+    @property
+    def hygiene_rules(self) -> frozenset[str]:
+        """The prefix hygiene rules in force."""
+        return frozenset(rule for rule in ALL_RULES if self.prefix_hygiene.get(rule, True))

@@ -54,6 +54,7 @@ TABLE = (
     Row("cortex_cold_starts_total", "counter", "Loads that the gateway asked for and that were done", _PLACE),
     Row("cortex_load_seconds", "histogram", "How long those loads took", _PLACE, _LOAD_S),
     Row("cortex_rejections_total", "counter", "Requests refused before they were sent to a node, by error code", ("code",)),
+    Row("cortex_prefix_hygiene_total", "counter", "Requests that a rule of [prefix_hygiene] took something out of", ("rule",)),
     Row("cortex_overhead_seconds", "histogram", "The gateway's own part of a request, waiting for loads and nodes left out", (), _OVERHEAD_S),
     Row("cortex_node_up", "gauge", "1: the node answers; 0: it does not", ("node",)),
     Row("cortex_in_flight", "gauge", "Requests that this gateway has at a node now", _PLACE),
@@ -128,6 +129,10 @@ class Metrics:
     def note_rejection(self, code: str) -> None:
         """A request was refused before it was sent to a node."""
         self._count("cortex_rejections_total", (code,))
+
+    def note_hygiene(self, rule: str) -> None:
+        """A rule of prefix hygiene took something out of a prompt."""
+        self._count("cortex_prefix_hygiene_total", (rule,))
 
     def note_load(self, model: str, node: str, load_s: float) -> None:
         """A load that we asked for is done."""

@@ -17,6 +17,7 @@ _WANT_USAGE = (wire.USAGE.encode(), b"1")
 _REQUEST_ID = wire.REQUEST_ID.encode()
 _NODE = wire.NODE.encode()
 _MODEL = wire.MODEL.encode()
+_DROPPED = wire.DROPPED.encode()
 _DECISION = wire.DECISION.encode()
 _OVERHEAD_MS = wire.OVERHEAD_MS.encode()
 
@@ -79,7 +80,9 @@ class Turn:
 
     def answer_headers(self, served: Serve, overhead_s: float) -> Headers:
         """What the client is told beside the neuron's own headers."""
+        dropped = ", ".join(self.dialect.notes(self.asked).dropped)
         return [
+            *([(_DROPPED, dropped.encode("ascii", "backslashreplace"))] if dropped else []),
             (_NODE, served.node.encode()),
             # an operator may call a model what they like, a header holds ASCII
             (_MODEL, served.model.encode("ascii", "backslashreplace")),

@@ -38,6 +38,7 @@ class Meter:
     glued to our error event.
 
     Attributes:
+        upstream: who answers, for errors.
         usage: as the upstream reported it; None: it has not, or never does.
         first_s: when the first real content came, by `now`; None: none came, or the answer is no stream.
         last_s: when the last content came.
@@ -55,7 +56,7 @@ class Meter:
         self.deltas = 0
         self.is_done = False
         self.error_code: str | None = None
-        self._upstream = upstream
+        self.upstream = upstream
         self._now = now
         self._has_content = has_content
         self._splitter = sse.Splitter()
@@ -75,10 +76,10 @@ class Meter:
         # the first token opens the window, so it is not made inside it
         return (self.completion_tokens - 1) / window_s if window_s >= MIN_WINDOW_S else None
 
-    def whole(self, status: int, body: bytes) -> bytes:
+    def whole(self, status: int, body: bytes) -> tuple[int, bytes]:
         """An answer that is no stream, complete."""
         self._read_marks(body)
-        return body
+        return status, body
 
     def feed(self, chunk: bytes) -> bytes:
         """The next bytes of a stream; returns what can go to the client now."""
@@ -154,7 +155,7 @@ class Meter:
             self.error_code = str(marks.error.code or "unknown")
 
     def _broken(self, reason: str) -> UpstreamProtocolError:
-        return UpstreamProtocolError(upstream=self._upstream, reason=reason)
+        return UpstreamProtocolError(upstream=self.upstream, reason=reason)
 
 
 def _is_plain(chunk: bytes) -> bool:

@@ -272,7 +272,7 @@ def check_stream(rng: random.Random, stream: Stream, out: bytes) -> None:
     said = check(out)
     assert (said["ended"] == "error") is stream.breaks
     passing = AnthropicStream("node-1", "req-1")
-    whole = json.loads(passing.whole(200, json.dumps(stream.whole).encode()))
+    whole = json.loads(passing.whole(200, json.dumps(stream.whole).encode())[1])
     text, thought, calls = say(said["blocks"])
     whole_text = "".join(b["text"] for b in whole["content"] if b["type"] == "text")
     whole_thought = "".join(b["thinking"] for b in whole["content"] if b["type"] == "thinking")

@@ -4,11 +4,12 @@ import pytest
 
 from cortex_core import sse
 from cortex_core.errors import EngineDiedError, UpstreamProtocolError
-from cortex_gateway.dialects.anthropic_messages import ANTHROPIC_MESSAGES, AnthropicMessages
+from cortex_gateway.dialects.anthropic_messages import AnthropicMessages
 from cortex_gateway.dialects.dialect import Dialect, Translator
 from cortex_gateway.usage import Meter
 
-DIALECT: Dialect = ANTHROPIC_MESSAGES
+MESSAGES = AnthropicMessages()
+DIALECT: Dialect = MESSAGES
 BODY = msgspec.json.encode(
     {
         "model": "alias",
@@ -26,11 +27,11 @@ USAGE = sse.write_data(b'{"choices":[],"usage":{"prompt_tokens":3,"completion_to
 
 def opened() -> tuple[Meter, Translator]:
     meter = DIALECT.meter("node-1", lambda: 1.0)
-    return meter, DIALECT.translate(meter)
+    return meter, DIALECT.translate(meter, "req_1")
 
 
 def test_a_request_is_read_once_and_asks_for_the_concrete_model() -> None:
-    asked = ANTHROPIC_MESSAGES.read(BODY)
+    asked = MESSAGES.read(BODY)
     assert (asked.model, asked.stream) == ("alias", True)
     assert (asked.dropped, asked.hygiene) == (["service_tier"], ["claude_code_billing_header"])
     for written in (
@@ -66,7 +67,7 @@ def test_a_whole_answer_is_metered_too() -> None:
             "usage": {"prompt_tokens": 3, "completion_tokens": 1},
         }
     )
-    assert msgspec.json.decode(translator.whole(200, body))["content"][0]["text"] == "a"
+    assert msgspec.json.decode(translator.whole(200, body)[1])["content"][0]["text"] == "a"
     assert meter.completion_tokens == 1
 
 

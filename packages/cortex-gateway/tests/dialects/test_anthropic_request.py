@@ -260,7 +260,7 @@ def test_a_thread_is_refused_so_that_the_sdks_send_the_full_history() -> None:
         with pytest.raises(ChainedConversationError) as caught:
             # A continued thread has little else in it.
             read_messages(encode({"model": "m", "messages": [], "thread": thread}))
-        assert errors.anthropic_status(caught.value) == 400
+        assert errors.anthropic_status(caught.value.status) == 400
         told = msgspec.json.decode(errors.write_anthropic(caught.value, "r"))["error"]
         assert told["type"] == "invalid_request_error"
         assert told["details"]["error_code"] == "thread_unsupported_request"

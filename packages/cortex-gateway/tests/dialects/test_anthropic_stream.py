@@ -493,7 +493,7 @@ def test_an_event_without_end_is_the_upstreams_fault() -> None:
 def test_an_answer_that_is_no_stream_is_translated_whole() -> None:
     passing = AnthropicStream("node-1", "req-1")
     body = b'{"id":"chatcmpl-1","choices":[{"message":{"content":"a"},"finish_reason":"stop"}]}'
-    assert msgspec.json.decode(passing.whole(200, body))["id"] == "msg_1"
+    assert msgspec.json.decode(passing.whole(200, body)[1])["id"] == "msg_1"
     error = b'{"error":{"message":"m"}}'
     for status, kind in ((400, "invalid_request_error"), (503, "overloaded_error")):
-        assert msgspec.json.decode(passing.whole(status, error))["error"]["type"] == kind
+        assert msgspec.json.decode(passing.whole(status, error)[1])["error"]["type"] == kind

@@ -5,7 +5,7 @@ import pytest
 
 from cortex_core.errors import ClientError
 from cortex_core.openai import Asked
-from cortex_gateway.dialects import DIALECTS
+from cortex_gateway.dialects import build_dialects
 
 BODY = b'{ "messages" : [{"role":"user","content":"\\u00e9 \xc3\xa9"}], "model":"a", "x": 1.0e3, "stream":true }'
 OPENAI = ["/v1/chat/completions", "/v1/completions"]
@@ -13,7 +13,7 @@ OPENAI = ["/v1/chat/completions", "/v1/completions"]
 
 @pytest.mark.parametrize("path", OPENAI)
 def test_a_body_is_looked_at_and_not_touched(path: str) -> None:
-    dialect = DIALECTS[path]
+    dialect = build_dialects()[path]
     asked = dialect.read(BODY)
     assert asked == Asked(model="a", stream=True)
     assert dialect.write(BODY, asked, "a") is BODY
@@ -21,7 +21,7 @@ def test_a_body_is_looked_at_and_not_touched(path: str) -> None:
 
 
 def test_a_renamed_model_is_put_in_and_nothing_else_changes() -> None:
-    dialect = DIALECTS["/v1/chat/completions"]
+    dialect = build_dialects()["/v1/chat/completions"]
     assert dialect.write(BODY, dialect.read(BODY), "org/b") == (
         b'{"messages":[{"role":"user","content":"\\u00e9 \xc3\xa9"}],"model":"org/b","x":1.0e3,"stream":true}'
     )
@@ -42,5 +42,5 @@ def test_a_renamed_model_is_put_in_and_nothing_else_changes() -> None:
 def test_what_cannot_be_read_is_the_client_s_fault(body: bytes, code: str) -> None:
     for path in OPENAI:
         with pytest.raises(ClientError) as caught:
-            DIALECTS[path].read(body)
+            build_dialects()[path].read(body)
         assert caught.value.code == code

@@ -167,5 +167,6 @@ class Exchange:
     def error_body(self, error: CortexError) -> tuple[int, bytes]:
         """Status and envelope of an error in the dialect that this request speaks."""
         if self.path.startswith("/v1/messages") or self.header(b"anthropic-version"):
-            return errors.anthropic_status(error), errors.write_anthropic(error, self.request_id)
+            status = errors.anthropic_status(error.status)
+            return status, errors.write_anthropic(error, self.request_id)
         return error.status, errors.write_openai(error)

@@ -14,8 +14,8 @@ from cortex_core.http.headers import Headers
 class Passing(Protocol):
     """What happens to an answer on its way. Pure; any cut of the input gives the same output."""
 
-    def whole(self, status: int, body: bytes) -> bytes:
-        """An answer that is no stream, complete."""
+    def whole(self, status: int, body: bytes) -> tuple[int, bytes]:
+        """An answer that is no stream, complete; returns the client's status and body."""
 
     def feed(self, chunk: bytes) -> bytes:
         """The next bytes of a stream; returns what can go to the client now."""
@@ -38,8 +38,8 @@ class Verbatim:
         self._upstream = upstream
         self._tail = b""
 
-    def whole(self, status: int, body: bytes) -> bytes:
-        return body
+    def whole(self, status: int, body: bytes) -> tuple[int, bytes]:
+        return status, body
 
     def feed(self, chunk: bytes) -> bytes:
         # Enough to know the end by; a slice and, for tiny chunks, one small join.
@@ -75,8 +75,8 @@ async def relay(
     """
     fields = [*headers.to_client(reply.headers), *extra]
     if not reply.is_event_stream:
-        body = passing.whole(reply.status, await read_all(reply))
-        await exchange.answer(reply.status, body, fields)
+        status, body = passing.whole(reply.status, await read_all(reply))
+        await exchange.answer(status, body, fields)
         return None
     await exchange.start(reply.status, fields)
     failed: CortexError | None = None

@@ -1,9 +1,14 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The APIs that clients may speak, by path. Pure."""
 
+from cortex_gateway.dialects.anthropic_messages import AnthropicMessages
 from cortex_gateway.dialects.dialect import Dialect
 from cortex_gateway.dialects.openai_chat import OPENAI_CHAT
 from cortex_gateway.dialects.openai_completions import OPENAI_COMPLETIONS
+from cortex_gateway.dialects.prefix_hygiene import ALL_RULES
 
-_ALL: tuple[Dialect, ...] = (OPENAI_CHAT, OPENAI_COMPLETIONS)
-DIALECTS: dict[str, Dialect] = {dialect.path: dialect for dialect in _ALL}
+
+def build_dialects(hygiene: frozenset[str] = ALL_RULES) -> dict[str, Dialect]:
+    """Path to dialect. `hygiene`: the prefix hygiene rules in force."""
+    dialects: list[Dialect] = [OPENAI_CHAT, OPENAI_COMPLETIONS, AnthropicMessages(hygiene)]
+    return {dialect.path: dialect for dialect in dialects}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Anthropic's Messages API, served by neurons that speak OpenAI chat. Pure."""
+"""Anthropic's Messages API, served by neurons that speak OpenAI chat; docs/dialects.md says what is carried. Pure."""
 
 from collections.abc import Callable
 
@@ -9,6 +9,7 @@ from cortex_core.openai import Asked
 from cortex_gateway.dialects import prefix_hygiene
 from cortex_gateway.dialects.anthropic_request import read_messages
 from cortex_gateway.dialects.anthropic_stream import AnthropicStream
+from cortex_gateway.dialects.dialect import Notes
 from cortex_gateway.dialects.openai_chat import OPENAI_CHAT
 from cortex_gateway.usage import Meter
 
@@ -34,8 +35,8 @@ class MeteredMessages:
         self._meter = meter
         self._stream = stream
 
-    def whole(self, status: int, body: bytes) -> bytes:
-        return self._stream.whole(status, self._meter.whole(status, body))
+    def whole(self, status: int, body: bytes) -> tuple[int, bytes]:
+        return self._stream.whole(*self._meter.whole(status, body))
 
     def feed(self, chunk: bytes) -> bytes:
         return self._stream.feed(self._meter.feed(chunk))
@@ -79,8 +80,8 @@ class AnthropicMessages:
     def meter(self, upstream: str, now: Callable[[], float]) -> Meter:
         return OPENAI_CHAT.meter(upstream, now)
 
-    def translate(self, meter: Meter, request_id: str = "") -> MeteredMessages:
-        return MeteredMessages(meter, AnthropicStream("The node", request_id))
+    def notes(self, asked: Asked) -> Notes:
+        return Notes(asked.dropped, asked.hygiene) if isinstance(asked, AskedMessages) else Notes()
 
-
-ANTHROPIC_MESSAGES = AnthropicMessages()
+    def translate(self, meter: Meter, request_id: str) -> MeteredMessages:
+        return MeteredMessages(meter, AnthropicStream(meter.upstream, request_id))

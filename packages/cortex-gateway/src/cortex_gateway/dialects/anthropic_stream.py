@@ -79,15 +79,16 @@ class AnthropicStream:
         self._deltas = 0
         self._ended = False
 
-    def whole(self, status: int, body: bytes) -> bytes:
+    def whole(self, status: int, body: bytes) -> tuple[int, bytes]:
         """An answer that is no stream, complete.
 
         Raises:
             UpstreamProtocolError: it says success, and is no answer.
         """
         if status < 400:
-            return write_message(body, self._upstream, self._request_id)
-        return write_upstream_error(status, body, self._request_id)
+            return status, write_message(body, self._upstream, self._request_id)
+        told = write_upstream_error(status, body, self._request_id)
+        return errors.anthropic_status(status), told
 
     def feed(self, chunk: bytes) -> bytes:
         """The next bytes of a stream; returns what can go to the client now.

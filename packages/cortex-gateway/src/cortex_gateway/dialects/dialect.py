@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What the gateway asks of a dialect, an API as clients speak it.
 
-To add one: a module here with a class that fulfils `Dialect`, one line in `DIALECTS`. The neurons speak OpenAI's
+To add one: a module here with a class that fulfils `Dialect`, one line in `build_dialects`. The neurons speak OpenAI's
 dialect; every other one translates to and from that. Pure.
 """
 
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
 
 from cortex_core.errors import CortexError
 from cortex_core.openai import Asked
@@ -19,8 +19,8 @@ class Translator(Protocol):
     It is what `cortex_core.http.relay` calls a Passing.
     """
 
-    def whole(self, status: int, body: bytes) -> bytes:
-        """An answer that is no stream, complete."""
+    def whole(self, status: int, body: bytes) -> tuple[int, bytes]:
+        """An answer that is no stream, complete; returns the client's status and body."""
 
     def feed(self, chunk: bytes) -> bytes:
         """The next bytes of a stream; returns what can go to the client now."""
@@ -30,6 +30,18 @@ class Translator(Protocol):
 
     def fail(self, error: CortexError) -> bytes:
         """The stream broke; returns the dialect's error event and its regular end."""
+
+
+class Notes(NamedTuple):
+    """What a translation did to a request.
+
+    Attributes:
+        dropped: names of the fields that could not be carried, for `x-cortex-dropped`.
+        hygiene: names of the prefix hygiene rules that fired.
+    """
+
+    dropped: Sequence[str] = ()
+    hygiene: Sequence[str] = ()
 
 
 class Dialect(Protocol):
@@ -58,5 +70,8 @@ class Dialect(Protocol):
     def meter(self, upstream: str, now: Callable[[], float]) -> Meter:
         """What reads usage and timings off the neuron's answer. `now` gives seconds."""
 
-    def translate(self, meter: Meter) -> Translator:
-        """What the answer passes through, the meter included."""
+    def notes(self, asked: Asked) -> Notes:
+        """What `read` changed or left out."""
+
+    def translate(self, meter: Meter, request_id: str) -> Translator:
+        """What the answer passes through, the meter included. `request_id` goes into errors."""

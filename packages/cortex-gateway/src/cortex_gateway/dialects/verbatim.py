@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from cortex_core import openai
 from cortex_core.openai import Asked
+from cortex_gateway.dialects.dialect import Notes
 from cortex_gateway.usage import Meter
 
 
@@ -32,5 +33,8 @@ class Verbatim:
     def meter(self, upstream: str, now: Callable[[], float]) -> Meter:
         return Meter(upstream, now, self._has_content)
 
-    def translate(self, meter: Meter) -> Meter:
+    def notes(self, asked: Asked) -> Notes:
+        return Notes()
+
+    def translate(self, meter: Meter, request_id: str) -> Meter:
         return meter

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A Struct as an HTTP answer."""
+"""JSON as an HTTP answer."""
 
 import msgspec
 from starlette.responses import Response
@@ -9,4 +9,9 @@ _ENCODE = msgspec.json.Encoder()
 
 def answer_json(value: msgspec.Struct) -> Response:
     """200, as JSON."""
-    return Response(_ENCODE.encode(value), media_type="application/json")
+    return answer_body(_ENCODE.encode(value))
+
+
+def answer_body(body: bytes) -> Response:
+    """200, with a body that is JSON already."""
+    return Response(body, media_type="application/json")

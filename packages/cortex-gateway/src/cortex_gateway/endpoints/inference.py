@@ -19,7 +19,7 @@ from cortex_core.http.client import Client, Reply
 from cortex_core.http.exchange import Exchange
 from cortex_core.http.relay import relay
 from cortex_gateway.config import Config
-from cortex_gateway.dialects import DIALECTS
+from cortex_gateway.dialects.dialect import Dialect
 from cortex_gateway.dispatcher import Dispatcher
 from cortex_gateway.fleet import Fleet
 from cortex_gateway.metrics import Done, Metrics
@@ -44,6 +44,7 @@ class Inference:
         clients: one per node.
         metrics: told of each request once, at its end.
         config: idle timeout and default model.
+        dialects: by path.
     """
 
     def __init__(
@@ -53,7 +54,9 @@ class Inference:
         clients: Mapping[str, Client],
         metrics: Metrics,
         config: Config,
+        dialects: Mapping[str, Dialect],
     ) -> None:
+        self._dialects = dialects
         self._fleet = fleet
         self._dispatcher = dispatcher
         self._clients = clients
@@ -85,7 +88,7 @@ class Inference:
             self._metrics.note_rejection(error.code)
 
     def _read(self, exchange: Exchange, body: bytes) -> Turn:
-        dialect = DIALECTS[exchange.path]
+        dialect = self._dialects[exchange.path]
         try:
             asked = dialect.read(body)
         except MissingModelFieldError:
@@ -97,6 +100,8 @@ class Inference:
             raise InvalidRequestBodyError(
                 reason=f"`model` has more than {MAX_NAME} characters", param="model"
             )
+        for rule in dialect.notes(asked).hygiene:
+            self._metrics.note_hygiene(rule)
         return Turn(exchange, dialect, asked, body)
 
     async def _answer(self, turn: Turn, served: Serve) -> None:
@@ -136,7 +141,7 @@ class Inference:
                     if other := self._dispatcher.elsewhere(turn, served, reason):
                         return other
                 self._metrics.note_overhead(overhead_s)
-                turn.passing = turn.dialect.translate(meter)
+                turn.passing = turn.dialect.translate(meter, turn.exchange.request_id)
                 extra = turn.answer_headers(served, overhead_s)
                 await relay(turn.exchange, reply, turn.passing, extra)
         except (UpstreamConnectionError, UpstreamProtocolError) as error:

@@ -8,7 +8,8 @@ from starlette.routing import BaseRoute, Route
 from cortex_core.catalogue import Catalogue
 from cortex_core.errors import ModelNotFoundError, NoHealthyNodeError
 from cortex_core.openai import ModelEntry, ModelList
-from cortex_gateway.endpoints.answer import answer_json
+from cortex_gateway.dialects import anthropic_models
+from cortex_gateway.endpoints.answer import answer_body, answer_json
 from cortex_gateway.fleet import Fleet
 from cortex_gateway.listing import list_models
 
@@ -35,8 +36,12 @@ class Models:
         ]
 
     async def all(self, request: Request) -> Response:
-        """Every model that may be asked for."""
-        return answer_json(ModelList(data=self._entries()))
+        """Every model that may be asked for; in Anthropic's shape, page by page, for who speaks that."""
+        models = ModelList(data=self._entries())
+        if not _speaks_anthropic(request):
+            return answer_json(models)
+        page = anthropic_models.read_page(request.scope["query_string"])
+        return answer_body(anthropic_models.write_list(models, page))
 
     async def one(self, request: Request) -> Response:
         """One model, by id, alias, or bare name.
@@ -51,6 +56,8 @@ class Models:
         resident = {found.state.id for found in view.residents(name)}
         entry = _find(entries, name) or next((e for e in entries if e.id in resident), None)
         if entry is not None:
+            if _speaks_anthropic(request):
+                return answer_body(anthropic_models.write_model(entry))
             return answer_json(entry)
         unseen = [node.name for node in view.nodes if not node.was_seen]
         if unseen:
@@ -59,6 +66,10 @@ class Models:
 
     def _entries(self) -> list[ModelEntry]:
         return list_models(self._fleet.view(), self._catalogue, self._created)
+
+
+def _speaks_anthropic(request: Request) -> bool:
+    return "anthropic-version" in request.headers
 
 
 def _find(entries: list[ModelEntry], name: str) -> ModelEntry | None:

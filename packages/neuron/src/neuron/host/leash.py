@@ -21,7 +21,9 @@ def tie(stdin: int, stop: asyncio.Event, *, within_s: float = END_WITHIN_S) -> N
     loop = asyncio.get_running_loop()
 
     def wait() -> None:
-        with contextlib.suppress(OSError):  # a socket's other end may be reset, which is the same to us
+        with contextlib.suppress(
+            OSError
+        ):  # a socket's other end may be reset, which is the same to us
             while os.read(stdin, 4096):
                 pass
         with contextlib.suppress(RuntimeError):  # the loop has ended, and the process is about to
