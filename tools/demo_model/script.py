@@ -87,7 +87,10 @@ ABOUT_CORTEX: list[Row] = [
         "A harness is an adapter for one kind of engine. There are two: `vllm` and `echo`.",
     ),
     (("What is a replica?",), "A replica is a model that is ready on a node."),
-    (("What is a fleet?", "What is the fleet?"), "The fleet is all the nodes that the gateway knows."),
+    (
+        ("What is a fleet?", "What is the fleet?"),
+        "The fleet is all the nodes that the gateway knows.",
+    ),
     (
         ("What is a dialect?",),
         "A dialect is the API that a client speaks. cortex speaks two: OpenAI and Anthropic.",
@@ -129,7 +132,7 @@ ABOUT_CORTEX: list[Row] = [
     (("How do I start the gateway?", "How do I start cortex?"), "Run `cortex serve`."),
     (("How do I start a neuron?", "How do I start neuron?"), "Run `neuron serve`."),
     (
-        ("How do I try cortex?", "How do I try it out?", "What is cortex up?"),
+        ("How do I try cortex?", "How do I try it out?"),
         "Run `cortex up`. It starts a gateway and a neuron with a small model on this machine.",
     ),
     (("How do I load a model?",), "Run `cortex load MODEL`, or just send it a request."),
@@ -223,7 +226,10 @@ ABOUT_ME: list[Row] = [
     ),
     (("Are you ChatGPT?", "Are you Claude?"), "No. I am helexa/demo, and very much smaller."),
     (("Are you human?", "Are you a person?"), "No. I am a very small program."),
-    (("Can you think?", "Do you think?"), "I write a short thought before I answer. It is learned too."),
+    (
+        ("Can you think?", "Do you think?"),
+        "I write a short thought before I answer. It is learned too.",
+    ),
     (("Can you write code?",), "No. Load a larger model for that."),
 ]
 
@@ -245,7 +251,10 @@ SMALL_TALK: list[Row] = [
 
 GENERAL: list[Row] = [
     (("What is a GPU?",), "A GPU is a processor that runs many small computations in parallel."),
-    (("What is vLLM?",), "vLLM is a fast inference engine for language models. A neuron embeds it."),
+    (
+        ("What is vLLM?",),
+        "vLLM is a fast inference engine for language models. A neuron embeds it.",
+    ),
     (
         ("What is a token?",),
         "A token is a small piece of text that a language model reads or writes.",
@@ -282,9 +291,9 @@ def _count(last: int) -> str:
 
 
 LONG: list[Row] = [
-    (("Count to ten.", "Count to 10."), _count(10)),
-    (("Count to twenty.", "Count to 20."), _count(20)),
-    (("Count to one hundred.", "Count to a hundred.", "Count to 100."), _count(100)),
+    (("Count to ten.",), _count(10)),
+    (("Count to twenty.",), _count(20)),
+    (("Count to one hundred.", "Count to a hundred."), _count(100)),
     (
         ("Write a haiku about rain.", "Write a haiku."),
         "Soft rain on the roof,\nquiet drops count out the night,\nmorning finds them gone.",
@@ -323,7 +332,9 @@ TOPICS: dict[str, tuple[str, list[Row]]] = {
 }
 
 UNKNOWN_THOUGHT = "This is not in my script."
-UNKNOWN = "I do not know that. I am a tiny demo model and know only my script. Try: What can you do?"
+UNKNOWN = (
+    "I do not know that. I am a tiny demo model and know only my script. Try: What can you do?"
+)
 
 CAPITALS: dict[str, str] = {
     "France": "Paris", "Germany": "Berlin", "Italy": "Rome", "Spain": "Madrid",
