@@ -9,6 +9,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import TextIO
 
 import click
 
@@ -93,11 +94,18 @@ async def open_daemon(name: str, module: str, config: Path) -> AsyncIterator[Dae
 async def follow(daemon: Daemon) -> None:
     """Copy a daemon's log to standard error, as it grows, for ever."""
     with daemon.log.open(errors="replace") as file:
-        while True:
-            if new := file.read():
-                sys.stderr.write(new)
-                sys.stderr.flush()
-            await asyncio.sleep(FOLLOW_S)
+        try:
+            while True:
+                _copy(file)
+                await asyncio.sleep(FOLLOW_S)
+        finally:
+            _copy(file)  # what came since the last look
+
+
+def _copy(file: TextIO) -> None:
+    if new := file.read():
+        sys.stderr.write(new)
+        sys.stderr.flush()
 
 
 def check_free(addresses: dict[str, str]) -> None:
