@@ -3,7 +3,6 @@
 
 import importlib.util
 import os
-import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -21,11 +20,6 @@ from neuron.host.engines.vllm import VllmEngine
 from neuron.host.messages import Phase, Ready, Start
 
 DEMO = Path(neuron.__file__).parent / "demo"
-
-
-def pytest_configure() -> None:
-    # vLLM leaves the context of its sockets to the end of the process, here that of pytest.
-    warnings.filterwarnings("ignore", "Unclosed context", ResourceWarning)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
