@@ -21,6 +21,11 @@ from cortex_core.errors import (
         (b"", MalformedJsonError, None),
         (b"{", MalformedJsonError, None),
         (b'{"model": "\xff"}', MalformedJsonError, None),
+        (
+            b'{"model": "m", "x": ' + b"[" * 5000 + b"]" * 5000 + b"}",
+            MalformedJsonError,
+            None,
+        ),
         (b"[]", InvalidRequestBodyError, None),
         (b'"text"', InvalidRequestBodyError, None),
         (b'{"model": 3}', InvalidRequestBodyError, "model"),

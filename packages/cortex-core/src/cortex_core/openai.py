@@ -119,6 +119,8 @@ def read_asked(body: bytes) -> Asked:
         raise InvalidRequestBodyError(reason=str(error), param=_param(str(error))) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise MalformedJsonError(reason=str(error)) from None
+    except RecursionError:
+        raise MalformedJsonError(reason="it is nested too deeply") from None
     if not asked.model:
         raise MissingModelFieldError(param="model")
     return asked

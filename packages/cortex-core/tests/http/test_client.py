@@ -137,3 +137,12 @@ def _Plain(kind: type[BaseException]) -> BaseException:  # noqa: N802 - makes a 
     )
     made: BaseException = plain()
     return made
+
+
+def test_a_connection_that_does_not_come_about_is_no_silence() -> None:
+    client = Client("http://127.0.0.1:1")
+    with (
+        pytest.raises(UpstreamConnectionError, match="no connection within 5 s"),
+        client._mapped(1),
+    ):
+        raise aiohttp.ConnectionTimeoutError

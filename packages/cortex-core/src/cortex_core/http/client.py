@@ -192,7 +192,10 @@ class Client:
         """Give aiohttp's exceptions as ours. A test walks its exceptions and holds each to one of these."""
         try:
             yield
-        except (aiohttp.ServerTimeoutError, aiohttp.ConnectionTimeoutError, TimeoutError):
+        except aiohttp.ConnectionTimeoutError:  # nothing was sent: another replica may be asked
+            reason = f"no connection within {CONNECT_S:.0f} s"
+            raise UpstreamConnectionError(upstream=self.endpoint, reason=reason) from None
+        except (aiohttp.ServerTimeoutError, TimeoutError):
             raise UpstreamTimeoutError(upstream=self.endpoint, idle_s=idle_s) from None
         except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, OSError) as error:
             reason = str(error) or type(error).__name__

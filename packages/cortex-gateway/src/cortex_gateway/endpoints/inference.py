@@ -163,6 +163,8 @@ class Inference:
         duration_s = time.monotonic() - turn.began_s
         if turn.was_cut:
             meter.error_code = ShuttingDownError.code
+        if meter.error_code is not None:  # a stream's error is told inside a 200
+            turn.exchange.notes["error_code"] = meter.error_code
         status = turn.exchange.status or 200
         usage = meter.usage
         done = Done(
