@@ -200,7 +200,7 @@ _EXERCISES: list[tuple[int, Callable[[random.Random], Dialogue]]] = [
     (7, _record),
     (7, _memory),
     (4, _no_tool),
-    (18, unknown),
+    (14, unknown),
 ]
 
 

@@ -59,22 +59,6 @@ class Asked:
         return answer
 
 
-def as_forced(text: str, chance: random.Random) -> str:
-    """The wanted text, in which JSON is now and then written as a grammar may force it.
-
-    vLLM's grammar begins JSON right after the thought, and xgrammar 0.2.8 wants a space after the
-    commas of an object without a schema. Seen seldom, these become the second choice: taken when
-    the first is forbidden, never before it.
-    """
-    if not text.endswith("}"):
-        return text
-    if chance.random() < 0.12:
-        text = text.replace("</think>\n\n{", "</think>{")
-    if chance.random() < 0.12:
-        text = text.replace(',"', ', "')
-    return text
-
-
 def ids(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
     """The tokens of a text that may hold markers."""
     found = tokenizer(text, add_special_tokens=False)["input_ids"]
