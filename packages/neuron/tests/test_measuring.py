@@ -12,10 +12,10 @@ from neuron.residents import Residents
 from neuron.testing import FakeGpus, make_gpu
 
 
-def resident(pid: int | None = None, claim_mb: int | None = None) -> Residents:
+def resident(pid: int | None = None, claim_mb: int = 0) -> Residents:
     residents = Residents()
     residents.note_load(ModelSpec(model_id="a"), 0.0)
-    residents.note_place("a", [0], claim_mb)
+    residents.note_place("a", [0], {0: claim_mb})
     if pid:
         residents.note_host("a", pid)
     residents.note_ready("a", Ready(), 1.0, 0)

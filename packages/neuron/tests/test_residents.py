@@ -106,7 +106,7 @@ def test_the_exact_id_is_another_question() -> None:
 
 def test_what_was_measured_replaces_what_was_claimed() -> None:
     residents = loaded("a")
-    residents.note_place("a", [0], 300)
+    residents.note_place("a", [0], {0: 300})
     assert residents.state(only(residents), 0).vram_used_mb == 300
     residents.note_memory("a", vram_mb=310, host_ram_mb=90)
     state = residents.state(only(residents), 0)

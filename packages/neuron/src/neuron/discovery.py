@@ -10,6 +10,7 @@ from cortex_core.node import DeviceHealth
 from cortex_core.wire import WIRE_VERSION
 
 CPU_UUID = "cpu"
+CPU_INDEX = 0
 
 
 class Driver(msgspec.Struct, frozen=True, kw_only=True):
@@ -94,7 +95,7 @@ def describe(
 
 
 def _cpu(machine: Machine, budget_mb: int) -> Device:
-    return Device(index=0, uuid=CPU_UUID, name=machine.cpu_name, vram_total_mb=budget_mb)
+    return Device(index=CPU_INDEX, uuid=CPU_UUID, name=machine.cpu_name, vram_total_mb=budget_mb)
 
 
 def cpu_health(device: Device, claims_mb: list[int]) -> DeviceHealth:

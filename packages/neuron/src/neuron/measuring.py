@@ -50,8 +50,12 @@ class Measuring:
 
     def devices(self) -> list[DeviceHealth]:
         """Each device, as last read."""
-        claims_mb = [r.claim_mb for r in self._residents.all() if r.claim_mb is not None]
-        cpus = [cpu_health(d, claims_mb) for d in self._devices if d.uuid == CPU_UUID]
+        residents = self._residents.all()
+        cpus = [
+            cpu_health(d, [r.claims_mb.get(d.index, 0) for r in residents])
+            for d in self._devices
+            if d.uuid == CPU_UUID
+        ]
         return cpus or [reading.health for reading in self._last.gpus]
 
     async def run(self) -> None:

@@ -2,6 +2,7 @@
 """Which models are resident, and what is known of each. The one owner; it is told, and asked, and never waits. Pure."""
 
 from collections import OrderedDict
+from collections.abc import Mapping
 
 import msgspec
 
@@ -39,7 +40,7 @@ class Resident(msgspec.Struct, frozen=True, kw_only=True):
         began_s: when its load began, monotonic seconds.
         phase: how far its load is.
         devices: indices of the devices it is on.
-        claim_mb: MiB set aside for it on the CPU device; None: it is not on it.
+        claims_mb: MiB set aside for it on each device, by index.
         pid: of its engine host, which leads a process group; None: there is none.
         ready: what its engine told of itself; None: it never came up.
         created: when it came up, Unix seconds.
@@ -53,7 +54,7 @@ class Resident(msgspec.Struct, frozen=True, kw_only=True):
     began_s: float
     phase: Phase
     devices: list[int] = []
-    claim_mb: int | None = None
+    claims_mb: Mapping[int, int] = {}
     pid: int | None = None
     ready: Ready | None = None
     created: int = 0
@@ -106,9 +107,9 @@ class Residents:
                 failure=before.failure if before else None,
             )
 
-    def note_place(self, model_id: str, devices: list[int], claim_mb: int | None) -> None:
+    def note_place(self, model_id: str, devices: list[int], claims_mb: Mapping[int, int]) -> None:
         """Where it goes."""
-        self._change(model_id, devices=devices, claim_mb=claim_mb)
+        self._change(model_id, devices=devices, claims_mb=claims_mb)
 
     def note_phase(self, model_id: str, phase: Phase) -> None:
         """How far its load is."""
@@ -148,7 +149,7 @@ class Residents:
             activity=Activity(),
             vram_used_mb=None,
             host_ram_used_mb=None,
-            claim_mb=None,
+            claims_mb={},
         )
         failed = [r.id for r in self._by_id.values() if r.status is ModelStatus.FAILED]
         for oldest in failed[:-MAX_FAILED]:
@@ -179,9 +180,7 @@ class Residents:
             harness=resident.spec.harness,
             status=resident.status,
             devices=resident.devices,
-            vram_used_mb=resident.claim_mb
-            if resident.vram_used_mb is None
-            else resident.vram_used_mb,
+            vram_used_mb=_vram_used_mb(resident),
             host_ram_used_mb=resident.host_ram_used_mb,
             capabilities=ready.capabilities,
             limits=ready.limits,
@@ -220,3 +219,10 @@ class Residents:
 
     def _change(self, model_id: str, **fields: object) -> None:
         self._by_id[model_id] = msgspec.structs.replace(self._by_id[model_id], **fields)
+
+
+def _vram_used_mb(resident: Resident) -> int | None:
+    """As measured; where the driver does not tell, what was set aside for it; None: neither is known."""
+    if resident.vram_used_mb is not None:
+        return resident.vram_used_mb
+    return sum(resident.claims_mb.values()) if resident.claims_mb else None

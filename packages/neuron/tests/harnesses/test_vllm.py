@@ -55,8 +55,7 @@ async def test_on_the_cpu_it_takes_a_part_of_the_budget() -> None:
     assert launch.python == sys.executable
     assert launch.model_path == str(demo.path())
     assert launch.devices == [0]
-    assert launch.claim_mb is not None
-    assert 64 < launch.claim_mb < 80
+    assert 64 < launch.claims_mb[0] < 80
     assert launch.settings == {
         "platform": "cpu",
         "kv_cache_mb": 64,
@@ -70,7 +69,7 @@ async def test_on_gpus_it_sees_those_that_it_gets_and_claims_its_share() -> None
     launch = await plan(DEMO, two_gpus(), python="/engine/bin/python", max_model_len=512)
     assert launch.python == "/engine/bin/python"
     assert launch.devices == [1]
-    assert launch.claim_mb is None
+    assert launch.claims_mb == {}
     assert launch.environ["CUDA_VISIBLE_DEVICES"] == "1"
     assert launch.environ["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
     assert launch.settings["platform"] == "cuda"

@@ -189,7 +189,7 @@ class Hosted(ABC):
 
     async def _serve(self, run: Run, launch: Launch) -> None:
         model_id = run.spec.model_id
-        self._residents.note_place(model_id, launch.devices, launch.claim_mb)
+        self._residents.note_place(model_id, launch.devices, launch.claims_mb)
         run.planned.set()
         async with AsyncExitStack() as stack:
             folder = stack.enter_context(self._shared.run_dir.open_engine())

@@ -27,7 +27,7 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
         settings: what the engine in the host needs beside the spec.
         model_path: directory of the model's files; None: the engine needs none.
         devices: indices; no two engines start on one device at the same time. Empty: it uses none.
-        claim_mb: MiB of the CPU device that it is given; None: it is not on it.
+        claims_mb: MiB that it is given of each device, by index.
         start_timeout_s, stop_timeout_s: seconds it may take to come up, and to end.
     """
 
@@ -36,7 +36,7 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     settings: dict[str, Any] = {}
     model_path: str | None = None
     devices: list[int] = []
-    claim_mb: int | None = None
+    claims_mb: Mapping[int, int] = {}
     start_timeout_s: float
     stop_timeout_s: float
 

@@ -11,6 +11,7 @@ from cortex_core.control import ModelSpec
 from cortex_core.discovery import Device
 from cortex_core.errors import LoadRefusedError
 from neuron.config import Config
+from neuron.discovery import CPU_INDEX
 from neuron.harnesses.hosted import Hosted
 from neuron.harnesses.model_files import ModelFiles, weights_mb
 from neuron.harnesses.placing import choose_devices, claim_ratio
@@ -47,7 +48,7 @@ class VllmHarness(Hosted):
             settings=self._engine_settings(devices, weights, kv_cache_mb),
             model_path=str(folder),
             devices=[device.index for device in devices],
-            claim_mb=claim_mb if on_cpu else None,
+            claims_mb={CPU_INDEX: claim_mb} if on_cpu else {},
             start_timeout_s=self._settings.start_timeout_s,
             stop_timeout_s=self._settings.stop_timeout_s,
         )
