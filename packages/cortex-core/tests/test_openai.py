@@ -2,7 +2,9 @@
 """The narrow look at requests, and the renaming that leaves the rest alone."""
 
 import json
+from typing import Any
 
+import msgspec
 import pytest
 
 from cortex_core import openai
@@ -47,6 +49,16 @@ def test_a_body_that_does_not_fit_says_what_is_wrong(
         openai.read_asked(body)
     assert type(caught.value) is kind
     assert caught.value.param == param
+
+
+def test_a_body_is_read_as_what_is_wanted_however_deep_it_is() -> None:
+    decoder = msgspec.json.Decoder(dict[str, Any])
+    assert openai.read_body(b'{"a":[1]}', decoder) == {"a": [1]}
+    for body in (b'{"a": ' + b"[" * 5000 + b"]" * 5000 + b"}", b"{", b'{"a":"\xff"}'):
+        with pytest.raises(MalformedJsonError):
+            openai.read_body(body, decoder)
+    with pytest.raises(InvalidRequestBodyError):
+        openai.read_body(b"[]", decoder)
 
 
 def test_unknown_fields_are_not_looked_at() -> None:

@@ -75,19 +75,83 @@ class LoadAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     progress: Progress | None = None
 
 
-class UnloadRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class MoveRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Body of unload, sleep and wake. `force`: end running work instead of draining."""
 
     model_id: str
     force: bool = False
 
 
-class UnloadAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Answer of unload; `already`: it was not there."""
+class MoveAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Answer of unload, sleep and wake. `status` is a ModelStatus, or `unloaded`; `already`: nothing had to be done.
+
+    A model that could not be put to sleep, or has too many sleepers beside it, is unloaded instead.
+    """
 
     status: str
     model_id: str
     already: bool = False
+
+
+class PlanRequest(
+    ModelSpec, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True
+):
+    """Body of POST /models/plan: a spec, and what is known of its size elsewhere.
+
+    Attributes:
+        vram_mb: MiB of the whole model; used where it was never loaded here and its files are not here either.
+    """
+
+    vram_mb: int | None = None
+
+    def spec(self) -> ModelSpec:
+        """The spec alone."""
+        fields = {name: getattr(self, name) for name in ModelSpec.__struct_fields__}
+        return ModelSpec(**fields)
+
+
+class DevicePlan(msgspec.Struct, frozen=True, kw_only=True):
+    """What a model would take of one device. `free_mb` None: the driver does not tell; `short_mb` 0: it is enough."""
+
+    index: int
+    needed_mb: int
+    free_mb: int | None
+    total_mb: int
+    short_mb: int = 0
+
+
+class PlanAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether a model would fit now, and what would have to go. Nothing is loaded, fetched or held for it.
+
+    Attributes:
+        fits: it would load now, or is up already.
+        already: it is resident, and comes or is up.
+        source: where the figures come from: `measured` here before, `estimated` from its files, `given` by who
+            asked; `none`: it needs nothing, or nothing is known.
+        devices: those it would get, in the order of its ranks.
+        kv_cache_mb: MiB of KV cache per rank that it would be given; None: it has none.
+        max_model_len: tokens of context that it would be lowered or set to; None: the model's own, or what the
+            engine finds to fit.
+        would_evict: models to unload or put to sleep so that it fits, the least recently used first, those with
+            work in flight only where idle ones are not enough.
+        busy: those of them that have work in flight, or are coming up.
+        kind: why it can never be loaded here as asked, as LoadRefusedError says; None: it could, now or later.
+        reason: why it does not fit; None: it does.
+        suggestion: what to change; may be empty.
+    """
+
+    model_id: str
+    fits: bool
+    already: bool = False
+    source: str = "none"
+    devices: list[DevicePlan] = []
+    kv_cache_mb: int | None = None
+    max_model_len: int | None = None
+    would_evict: list[str] = []
+    busy: list[str] = []
+    kind: str | None = None
+    reason: str | None = None
+    suggestion: str = ""
 
 
 class EndpointAnswer(msgspec.Struct, frozen=True, kw_only=True):

@@ -8,7 +8,8 @@ class Device(msgspec.Struct, frozen=True, kw_only=True):
     """One device that models can be placed on.
 
     Attributes:
-        index: as the driver counts them; what a spec's `devices` names.
+        index: as the driver counts them; what a spec's `devices` names. Of a MIG instance: 100, ten times its
+            GPU's, and its own.
         uuid: the driver's; stable over restarts. `cpu` for the CPU device.
         name: the driver's.
         vram_total_mb: MiB. For the CPU device: its configured budget of weights and KV cache.

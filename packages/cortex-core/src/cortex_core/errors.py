@@ -15,9 +15,13 @@
     │   ├── ModelInfeasibleError         404 model_infeasible
     │   ├── RouteNotFoundError           404 route_not_found
     │   ├── MethodNotAllowedError        405 method_not_allowed
+    │   ├── RequestTimeoutError          408 request_timeout
     │   ├── SpecConflictError            409 spec_conflict
+    │   ├── WeightsInUseError            409 weights_in_use
+    │   ├── CannotSleepError             409 cannot_sleep
     │   ├── RequestTooLargeError         413 request_too_large
     │   ├── UnsupportedMediaTypeError    415 unsupported_media_type
+    │   ├── WrongModalityError           422 wrong_modality
     │   ├── LoadRefusedError             422 a kind of its own, told before any device memory is touched
     │   └── InsufficientQuotaError       429 insufficient_quota
     ├── BusyError                        nothing is wrong, later will do; always has retry_after_s
@@ -195,12 +199,38 @@ class MethodNotAllowedError(ClientError):
     says = "{path} does not take {method}; it takes {allowed}."
 
 
+class RequestTimeoutError(ClientError):
+    """The client stopped in the middle of its request."""
+
+    code = "request_timeout"
+    status = 408
+    says = (
+        "The request broke off: no more of its body came for {idle_s:.0f} s. Send it again, whole."
+    )
+
+
 class SpecConflictError(ClientError):
     """The model is resident with another spec."""
 
     code = "spec_conflict"
     status = 409
     says = "The model '{model}' is resident with another spec; they differ in {differs}. Unload it first."
+
+
+class CannotSleepError(ClientError):
+    """The model's engine was not started so that it can sleep, or its platform cannot."""
+
+    code = "cannot_sleep"
+    status = 409
+    says = "The model '{model}' cannot sleep here: its engine ({harness}) keeps its memory until it ends. Unload it instead."
+
+
+class WeightsInUseError(ClientError):
+    """A model's files cannot be removed."""
+
+    code = "weights_in_use"
+    status = 409
+    says = "The files of '{model}' stay: {reason}. {suggestion}"
 
 
 class RequestTooLargeError(ClientError):
@@ -219,12 +249,24 @@ class UnsupportedMediaTypeError(ClientError):
     says = "The content type '{content_type}' is not taken here; send application/json."
 
 
+class WrongModalityError(ClientError):
+    """The model is there, and does something else: an embedder that is asked to chat."""
+
+    code = "wrong_modality"
+    status = 422
+    says = (
+        "The model '{model}' does not serve {path}; it has the capabilities: {capabilities}. "
+        "GET /v1/models lists what each model can do."
+    )
+
+
 class LoadRefusedError(ClientError):
     """A spec that cannot be loaded, told before any device memory is touched.
 
     `load_kind` is one of repo_fetch_failed, empty_repo, quant_not_found, unsupported_architecture,
     tp_infeasible, insufficient_vram, unknown_harness, corrupt_weights, invalid_spec,
-    multi_host_unsupported; it is the body's code.
+    multi_host_unsupported, insufficient_disk; it is the body's code. Only `repo_fetch_failed` of a source that does
+    not answer is worth a retry, and says after how long.
     """
 
     code = "load_refused"

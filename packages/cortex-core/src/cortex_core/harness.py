@@ -7,7 +7,7 @@ To add a harness: one module in `neuron.harnesses` with a class that fulfils thi
 from collections.abc import Mapping
 from typing import Protocol
 
-from cortex_core.control import ModelSpec
+from cortex_core.control import ModelSpec, PlanAnswer
 from cortex_core.node import ModelActivity, ModelState
 
 
@@ -44,6 +44,32 @@ class Harness(Protocol):
 
     async def unload(self, model_id: str, *, force: bool = False) -> bool:
         """Take the model down; False: it was not there. Drains first, unless `force`."""
+
+    async def sleep(self, model_id: str, *, force: bool = False) -> bool:
+        """Put the model to sleep; False: it sleeps already. Drains first, unless `force`.
+
+        Where it does not work as promised, the model is unloaded instead.
+
+        Raises:
+            ModelNotFoundError: it is not here.
+            CannotSleepError: engines of this kind, or on this platform, do not sleep.
+            WaitTimeoutError: its requests did not end; it serves on.
+        """
+
+    async def wake(self, model_id: str) -> bool:
+        """Have the model serve again; False: it does already. As `load`, of what is here.
+
+        Raises:
+            ModelNotFoundError: it is not here.
+        """
+
+    async def plan(self, spec: ModelSpec, *, vram_mb: int | None = None) -> PlanAnswer:
+        """Whether the spec would fit now, and what would have to go. Loads, fetches and holds nothing.
+
+        Args:
+            spec: what would be loaded.
+            vram_mb: MiB that it is said to need, for when nothing better is known.
+        """
 
     def endpoint(self, model_id: str) -> str | None:
         """Where the model's engine is reached from this machine; None: it does not serve now."""

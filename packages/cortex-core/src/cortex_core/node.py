@@ -45,7 +45,7 @@ class ModelState(msgspec.Struct, frozen=True, kw_only=True):
         vram_used_mb: measured, over all devices.
         host_ram_used_mb: measured, the engine's whole process tree.
         last_error: why it is `failed`, or was last.
-        load_s, wake_s, sleep_s: what it took when last done here.
+        load_s, wake_s, sleep_s, unload_s: what it took when last done here.
     """
 
     id: str
@@ -62,6 +62,7 @@ class ModelState(msgspec.Struct, frozen=True, kw_only=True):
     load_s: float | None = None
     wake_s: float | None = None
     sleep_s: float | None = None
+    unload_s: float | None = None
 
 
 class FailedModel(msgspec.Struct, frozen=True, kw_only=True):

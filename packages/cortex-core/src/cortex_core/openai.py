@@ -5,6 +5,8 @@ Requests are never re-encoded: `read_asked` takes a narrow look, and `rename_mod
 leaves every other byte for byte as the client sent it.
 """
 
+from typing import TypeVar
+
 import msgspec
 
 from cortex_core import sse
@@ -15,6 +17,8 @@ from cortex_core.errors import (
     MissingModelFieldError,
     write_openai,
 )
+
+T = TypeVar("T")
 
 
 class StreamOptions(msgspec.Struct, frozen=True):
@@ -76,6 +80,7 @@ class ModelEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         feasible_on: nodes that could run it.
         reason: why it can run nowhere, with the arithmetic; None: it can.
         alias_of: the concrete id; None: this is one.
+        parent: the model that this is a LoRA adapter of; None: it is none.
     """
 
     id: str
@@ -91,6 +96,7 @@ class ModelEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     max_output_tokens: int | None = None
     reason: str | None = None
     alias_of: str | None = None
+    parent: str | None = None
 
 
 class ModelList(msgspec.Struct, frozen=True):
@@ -105,22 +111,31 @@ _RAW_FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _ENCODE = msgspec.json.Encoder()
 
 
-def read_asked(body: bytes) -> Asked:
-    """The narrow look at a request's body. `model` is there and not empty.
+def read_body(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
+    """A request's body, as the decoder reads it.
 
     Raises:
-        MalformedJsonError: not JSON. The client's fault, as the others are.
+        MalformedJsonError: not JSON, or nested more deeply than can be read. The client's fault, as the other is.
         InvalidRequestBodyError: JSON of another shape; names the field.
-        MissingModelFieldError: no model, or an empty one.
     """
     try:
-        asked = _ASKED.decode(body)
+        return decoder.decode(body)
     except msgspec.ValidationError as error:
         raise InvalidRequestBodyError(reason=str(error), param=_param(str(error))) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise MalformedJsonError(reason=str(error)) from None
     except RecursionError:
         raise MalformedJsonError(reason="it is nested too deeply") from None
+
+
+def read_asked(body: bytes) -> Asked:
+    """The narrow look at a request's body. `model` is there and not empty.
+
+    Raises:
+        MissingModelFieldError: no model, or an empty one. The client's fault.
+        MalformedJsonError, InvalidRequestBodyError: as `read_body`.
+    """
+    asked = read_body(body, _ASKED)
     if not asked.model:
         raise MissingModelFieldError(param="model")
     return asked

@@ -28,5 +28,8 @@ DROPPED = "x-cortex-dropped"
 USAGE = "x-cortex-usage"
 USAGE_COMMENT = b": usage "
 
+# From the gateway to a neuron: on whose behalf. Those who wait for one model take turns by it; absent: anonymous.
+PRINCIPAL = "x-cortex-principal"
+
 # From a client, for the neuron: put reasoning back into `content`, between its markers.
 INCLUDE_THINKING = "x-include-thinking"

@@ -131,6 +131,79 @@ async def test_a_body_of_100_mb_is_413_and_the_connection_lives(path: str) -> No
         await client.close()
 
 
+@pytest.mark.parametrize("path", ["/v1/echo", "/nowhere"])
+async def test_a_client_that_vanishes_in_its_upload_holds_nothing_for_long(path: str) -> None:
+    ends: list[str | None] = []
+    front = build(
+        body_idle_s=0.05, on_end=lambda e, error: ends.append(error.code if error else None)
+    )
+    async with serving(front) as endpoint:
+        host, port = endpoint.removeprefix("http://").split(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        head = f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n"
+        writer.write(head.encode() + b"{")
+        async with asyncio.timeout(2):
+            answer = await reader.read()  # to the end: the connection is closed
+        writer.close()
+        assert answer.startswith(b"HTTP/1.1 408")
+        assert b'"code":"request_timeout"' in answer
+        assert front.in_flight == 0
+    assert ends == (["request_timeout"] if path == "/v1/echo" else [])
+
+
+@pytest.mark.slow
+async def test_a_slow_upload_that_goes_on_is_taken() -> None:
+    async with serving(build(body_idle_s=0.2)) as endpoint:
+        host, port = endpoint.removeprefix("http://").split(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(b"POST /v1/echo HTTP/1.1\r\nhost: x\r\ncontent-length: 4\r\n\r\n")
+        for byte in (b"a", b"b", b"c", b"d"):
+            await asyncio.sleep(0.06)
+            writer.write(byte)
+        async with asyncio.timeout(2):
+            answer = await reader.readuntil(b"abcd")
+        writer.close()
+        assert answer.startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize("after", [0, 1, 2], ids=["start", "write", "end"])
+@pytest.mark.parametrize("error", [TimeoutError, ConnectionResetError, OSError])
+async def test_a_connection_that_breaks_is_the_client_gone_and_no_fault(
+    error: type[OSError], after: int
+) -> None:
+    ends: list[tuple[str | None, bool]] = []
+    sent = 0
+
+    async def handler(exchange: Exchange, body: bytes) -> None:
+        await exchange.start(200, [])
+        await exchange.write(b"a")
+        await exchange.end(b"b")
+
+    def break_off(message: object) -> None:
+        nonlocal sent
+        sent += 1
+        if sent > after:
+            raise error
+
+    front = Front(
+        daemon="g",
+        hot={"/v1/x": handler},
+        routes=[],
+        on_end=lambda e, x: ends.append((x.code if x else None, e.client_gone)),
+    )
+    await collect(front, "POST", "/v1/x", on_message=break_off)
+    assert ends == [(None, True)]
+    assert sent == after + 1
+
+
+async def test_a_refusal_that_nobody_takes_is_no_fault() -> None:
+    def break_off(message: object) -> None:
+        raise TimeoutError
+
+    await collect(build(), "POST", "/v1/missing", on_message=break_off)
+    await collect(build(), "GET", "/show/a", on_message=break_off)
+
+
 async def test_closing_refuses_new_work_and_lets_running_work_end() -> None:
     release = asyncio.Event()
     began = asyncio.Event()

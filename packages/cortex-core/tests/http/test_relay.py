@@ -5,11 +5,11 @@ import asyncio
 
 import pytest
 
-from cortex_core.errors import UpstreamConnectionError
+from cortex_core.errors import UpstreamConnectionError, UpstreamProtocolError
 from cortex_core.http.client import Client
 from cortex_core.http.exchange import Exchange
 from cortex_core.http.front import Front
-from cortex_core.http.relay import Verbatim, relay
+from cortex_core.http.relay import Verbatim, VerbatimResponses, relay
 from cortex_core.testing import Scripted, collect, serving
 
 SSE = [(b"content-type", b"text/event-stream")]
@@ -138,3 +138,47 @@ def test_verbatim_knows_done_at_any_cut() -> None:
     for index in range(len(stream)):
         passing.feed(stream[index : index + 1])
     assert passing.close() == b""
+
+
+CREATED = b'event: response.created\ndata: {"type":"response.created","sequence_number":0}\n\n'
+DELTA = b'event: x\ndata: {"type":"response.output_text.delta","sequence_number":1}\n\n'
+COMPLETED = b'event: x\ndata: {"type":"response.completed","sequence_number":2}\n\n'
+
+
+def cuts(stream: bytes) -> list[list[bytes]]:
+    """In two pieces, cut everywhere, and byte by byte."""
+    halves = [[stream[:cut], stream[cut:]] for cut in range(len(stream) + 1)]
+    return [*halves, [stream[i : i + 1] for i in range(len(stream))]]
+
+
+@pytest.mark.parametrize("end", [b"", DONE], ids=["bare", "done"])
+def test_responses_know_their_last_event_at_any_cut(end: bytes) -> None:
+    stream = CREATED + DELTA + COMPLETED + end
+    for pieces in cuts(stream):
+        passing = VerbatimResponses("the node")
+        assert b"".join([passing.feed(piece) for piece in pieces]) == stream
+        assert passing.close() == b""
+        assert passing.fail(UpstreamConnectionError(upstream="a", reason="cut")) == b""
+
+
+def test_a_last_event_without_its_empty_line_is_an_end() -> None:
+    passing = VerbatimResponses("the node")
+    passing.feed(CREATED + COMPLETED[:-2])
+    assert passing.close() == b""
+
+
+@pytest.mark.parametrize("rest", [b"", DELTA, DELTA + COMPLETED[:-20], DONE])
+def test_responses_without_their_last_event_are_broken_and_say_so(rest: bytes) -> None:
+    for pieces in cuts(CREATED + rest):
+        passing = VerbatimResponses("the node")
+        for piece in pieces:
+            passing.feed(piece)
+        with pytest.raises(UpstreamProtocolError, match="ended before its response did") as caught:
+            passing.close()
+        out = passing.fail(caught.value)
+        assert out.startswith(
+            b"event: error" if rest.endswith(b"\n\n") or not rest else b"\n\nevent: error"
+        )
+        assert (b'"sequence_number":2}' if DELTA in rest else b'"sequence_number":1}') in out
+        assert b'"type":"error","code":"upstream_protocol_error"' in out
+        assert b"[DONE]" not in out

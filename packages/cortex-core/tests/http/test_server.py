@@ -33,3 +33,15 @@ def test_a_unix_socket_replaces_a_stale_one(tmp_path: Path) -> None:
         server.bind(f"unix:{tmp_path}/s").close()
     with pytest.raises(OperatorError, match="unix:"):
         server.bind(f"unix:{tmp_path}/no/s")
+
+
+def test_accepted_connections_are_asked_whether_they_live() -> None:
+    with (
+        server.bind("127.0.0.1:0") as listening,
+        socket.create_connection(listening.getsockname()),
+    ):
+        accepted, _ = listening.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+            for name, value in server.KEEP_ALIVE_PROBES.items():
+                assert accepted.getsockopt(socket.IPPROTO_TCP, getattr(socket, name)) == value

@@ -6,7 +6,7 @@ from typing import Any, assert_never
 
 from cortex_core import errors, logs
 from cortex_core.catalogue import Catalogue
-from cortex_core.errors import CortexError
+from cortex_core.errors import CortexError, ShuttingDownError
 from cortex_gateway.config import Config
 from cortex_gateway.fleet import Decided, Fleet
 from cortex_gateway.loader import Loader
@@ -85,7 +85,14 @@ class Dispatcher:
         self._note(turn, turn.decision, served.node, served.reason)
 
     def _plan(self, turn: Turn, avoid: frozenset[str] = NOBODY) -> Decision:
-        return plan(self._fleet.view(), self._catalogue, turn.model, self._choose, avoid)
+        return plan(
+            self._fleet.view(),
+            self._catalogue,
+            turn.model,
+            self._choose,
+            avoid,
+            may_hold=turn.may_hold,
+        )
 
     async def _hold(self, turn: Turn, decision: Load | Wait) -> None:
         began_s = time.monotonic()
@@ -99,7 +106,10 @@ class Dispatcher:
                 await self._loader.wait(decision, deadline_s)
         except CortexError as error:
             self._note(turn, turn.decision, decision.node, error.message)
-            raise
+            # Beside replicas that are full: one of them has room by now, or refuses with its own numbers.
+            turn.may_hold = False
+            if isinstance(error, ShuttingDownError) or not isinstance(self._plan(turn), Serve):
+                raise
         finally:
             turn.waited_s += time.monotonic() - began_s
             turn.exchange.notes["load_wait_s"] = round(turn.waited_s, 4)

@@ -62,7 +62,7 @@ def choose_node(view: FleetView, model: Model, among: tuple[NodeView, ...]) -> N
         coming = sum(1 for name, _ in view.loads if name == node.name)
         return (
             not fits_now(node, model),  # 1
-            _failed_there(node, model),  # 2
+            failed_there(node, model),  # 2
             len(node.models) + coming,  # 3
             node.name,  # 4
         )
@@ -106,6 +106,7 @@ def _missing(node: NodeView) -> str | None:
     return None if node.discovery else "has not told what it is"
 
 
-def _failed_there(node: NodeView, model: Model) -> bool:
+def failed_there(node: NodeView, model: Model) -> bool:
+    """Whether its last engine there failed."""
     names = (model.id, model.spec().model_id)
     return any(s.id in names and s.status == ModelStatus.FAILED for s in node.models)

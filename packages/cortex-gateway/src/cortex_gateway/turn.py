@@ -34,6 +34,7 @@ class Turn:
         began_s: monotonic seconds at its arrival.
         waited_s: how long it was held for loads.
         decision: `serve`, or the first thing that had to be done: `wait` or `load`.
+        may_hold: it may be held for loads; it was not once in vain, beside replicas that are full.
         has_moved: it was sent elsewhere once already.
         passing: what its answer goes through; None: it has not begun.
         limit: by which it can be cut; None: it has no node yet.
@@ -49,6 +50,7 @@ class Turn:
         self.began_s = time.monotonic()
         self.waited_s = 0.0
         self.decision = "serve"
+        self.may_hold = True
         self.has_moved = False
         self.passing: Translator | None = None
         self.limit: asyncio.Timeout | None = None

@@ -38,6 +38,7 @@ class Meter:
     glued to our error event.
 
     Attributes:
+        ends_in: what a stream must have come to, in words.
         upstream: who answers, for errors.
         usage: as the upstream reported it; None: it has not, or never does.
         first_s: when the first real content came, by `now`; None: none came, or the answer is no stream.
@@ -46,6 +47,8 @@ class Meter:
         is_done: the stream came to its regular end.
         error_code: of the error that the answer or stream held or ended in; None: there was none.
     """
+
+    ends_in = "[DONE]"
 
     def __init__(
         self, upstream: str, now: Callable[[], float], has_content: Callable[[bytes], bool]
@@ -63,6 +66,13 @@ class Meter:
         self._is_whole = True  # no part of an event is kept back
 
     @property
+    def prompt_tokens(self) -> int | None:
+        """Tokens of the prompt; None: none were reported. Who counts one sum alone has a prompt and no answer."""
+        if self.usage is None:
+            return None
+        return self.usage.prompt_tokens or self.usage.total_tokens - self.usage.completion_tokens
+
+    @property
     def completion_tokens(self) -> int:
         """Tokens of the answer; where no usage was reported, the deltas that were seen."""
         return self.usage.completion_tokens if self.usage else self.deltas
@@ -78,12 +88,12 @@ class Meter:
 
     def whole(self, status: int, body: bytes) -> tuple[int, bytes]:
         """An answer that is no stream, complete."""
-        self._read_marks(body)
+        self._read_whole(body)
         return status, body
 
     def feed(self, chunk: bytes) -> bytes:
         """The next bytes of a stream; returns what can go to the client now."""
-        if self._is_whole and self.first_s is not None and _is_plain(chunk):
+        if self._is_whole and self.first_s is not None and self._is_plain(chunk):
             self.deltas += 1 + chunk.count(b"\n\ndata:")
             self.last_s = self._now()
             return chunk
@@ -98,12 +108,12 @@ class Meter:
         """The stream has ended; returns what the client is still owed.
 
         Raises:
-            UpstreamProtocolError: it ended without `[DONE]`.
+            UpstreamProtocolError: it ended without its regular end.
         """
         rest = self._splitter.flush()
         owed = rest if rest and self._passes(rest) else b""
         if not self.is_done:
-            raise self._broken("the stream ended without [DONE]")
+            raise self._broken(f"the stream ended without {self.ends_in}")
         return owed
 
     def fail(self, error: CortexError) -> bytes:
@@ -113,16 +123,33 @@ class Meter:
         self.error_code = error.code
         return openai.write_error_events(error)
 
+    def _is_plain(self, chunk: bytes) -> bool:
+        """Whether a chunk is nothing but whole, ordinary content events; may say no to one that is."""
+        return (
+            chunk.startswith(b"data:")
+            and chunk.endswith(b"\n\n")
+            and b"\n:" not in chunk
+            and b"\r" not in chunk
+            and b"[DONE]" not in chunk
+            and not _may_be_special(chunk)
+        )
+
     def _passes(self, raw: bytes) -> bool:
         """Read one event; False: it is not for the client."""
         event = sse.read_event(raw)
         if event.data is None:
             return not self._take_usage_comment(raw.lstrip(b"\r\n"))
-        if event.data == b"[DONE]":
+        self._read_event(event.data)
+        return True
+
+    def _read_whole(self, body: bytes) -> None:
+        self._read_marks(body)
+
+    def _read_event(self, data: bytes) -> None:
+        if data == b"[DONE]":
             self.is_done = True
         else:
-            self._read_data(event.data)
-        return True
+            self._read_data(data)
 
     def _take_usage_comment(self, raw: bytes) -> bool:
         if not raw.startswith(USAGE_COMMENT):
@@ -140,10 +167,13 @@ class Meter:
             # once content flows, an event with none is the exception, and not worth looking for
             counts = self.first_s is not None or self._has_content(data)
         if counts:
-            self.deltas += 1
-            self.last_s = self._now()
-            if self.first_s is None:
-                self.first_s = self.last_s
+            self._note_content()
+
+    def _note_content(self) -> None:
+        self.deltas += 1
+        self.last_s = self._now()
+        if self.first_s is None:
+            self.first_s = self.last_s
 
     def _read_marks(self, data: bytes) -> None:
         try:
@@ -156,18 +186,6 @@ class Meter:
 
     def _broken(self, reason: str) -> UpstreamProtocolError:
         return UpstreamProtocolError(upstream=self.upstream, reason=reason)
-
-
-def _is_plain(chunk: bytes) -> bool:
-    """Whether a chunk is nothing but whole, ordinary content events; may say no to one that is."""
-    return (
-        chunk.startswith(b"data:")
-        and chunk.endswith(b"\n\n")
-        and b"\n:" not in chunk
-        and b"\r" not in chunk
-        and b"[DONE]" not in chunk
-        and not _may_be_special(chunk)
-    )
 
 
 def _may_be_special(data: bytes) -> bool:

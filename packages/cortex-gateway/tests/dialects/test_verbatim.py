@@ -8,7 +8,15 @@ from cortex_core.openai import Asked
 from cortex_gateway.dialects import build_dialects
 
 BODY = b'{ "messages" : [{"role":"user","content":"\\u00e9 \xc3\xa9"}], "model":"a", "x": 1.0e3, "stream":true }'
-OPENAI = ["/v1/chat/completions", "/v1/completions"]
+OPENAI = [
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/responses",
+    "/v1/embeddings",
+    "/v1/score",
+    "/v1/rerank",
+    "/tokenize",
+]
 
 
 @pytest.mark.parametrize("path", OPENAI)

@@ -10,6 +10,7 @@ import pytest
 
 from cortex_core import sse
 from cortex_core.catalogue import Model
+from cortex_core.errors import LoadFailedError
 from cortex_core.http.client import Client
 from cortex_core.node import Limits, ModelActivity
 from cortex_core.testing import make_device, make_discovery, make_state, serving
@@ -39,6 +40,7 @@ async def test_a_request_goes_to_the_neuron_as_it_is(fake: Any, start: Any) -> N
         (b"x-api-key", b"mine"),
         (b"cookie", b"a=b"),
         (b"x-cortex-usage", b"no"),
+        (b"x-cortex-principal", b"somebody else"),
         (b"content-type", b"application/x-www-form-urlencoded"),
         (b"x-include-thinking", b"1"),
         (b"traceparent", b"00-1-2-3"),
@@ -52,7 +54,7 @@ async def test_a_request_goes_to_the_neuron_as_it_is(fake: Any, start: Any) -> N
     assert (headers[b"x-request-id"], headers[b"x-cortex-usage"]) == (b"req-7", b"1")
     assert (headers[b"x-include-thinking"], headers[b"traceparent"]) == (b"1", b"00-1-2-3")
     assert headers[b"content-type"] == b"application/json"
-    assert not headers.keys() & {b"x-api-key", b"cookie"}
+    assert not headers.keys() & {b"x-api-key", b"cookie", b"x-cortex-principal"}
     assert neuron.control_headers[0][b"authorization"] == b"Bearer s3cret"
 
 
@@ -321,13 +323,108 @@ async def test_without_nodes_only_the_catalogue_is_known(
         assert error_of(await fleet.ask(model)) == (status, code)
 
 
+FULL = ModelActivity(id="m", status="loaded", running=1, waiting=2, max_running=1, max_waiting=2)
+
+
+@pytest.mark.parametrize("joins", [False, True], ids=["loads", "joins"])
+async def test_beside_a_full_replica_a_load_that_fails_costs_no_request(
+    fake: Any, start: Any, joins: bool
+) -> None:
+    """A request that asked for the load, and one that joined it, go to the replica that there is."""
+    a, b = fake(M), fake()
+    a.activities = [FULL]
+    under_way, go = asyncio.Event(), asyncio.Event()
+
+    async def fail(body: Any) -> None:
+        under_way.set()
+        await go.wait()
+        raise LoadFailedError(model="m", node="b", load_kind="engine_start_failed", reason="no")
+
+    b.load = fail
+    async with start(a, b, models=ECHO) as fleet:
+        requests = [asyncio.create_task(fleet.ask()) for _ in range(2 if joins else 1)]
+        await under_way.wait()
+        go.set()
+        answers = await asyncio.gather(*requests)
+        lines = await fleet.metrics()
+    assert [(n.status, n.header(b"x-cortex-node")) for n in answers] == [(200, b"a")] * len(answers)
+    assert len(b.loads) == 1
+    assert not [line for line in lines if line.startswith("cortex_rejections_total{")]
+
+
+async def test_without_any_replica_a_load_that_fails_is_told(fake: Any, start: Any) -> None:
+    neuron = fake()
+
+    async def fail(body: Any) -> None:
+        raise LoadFailedError(model="m", node="a", load_kind="engine_start_failed", reason="no")
+
+    neuron.load = fail
+    async with start(neuron, models=ECHO) as fleet:
+        assert error_of(await fleet.ask()) == (502, "load_failed")
+
+
+POOLED = ["/v1/embeddings", "/v1/score", "/v1/rerank", "/tokenize"]
+
+
+@pytest.mark.parametrize("path", [*POOLED, "/v1/responses"])
+async def test_every_route_goes_to_the_neuron_as_it_is(fake: Any, start: Any, path: str) -> None:
+    neuron = fake(make_state("hub:org/m"))
+    models = [Model(id="org/m", harness="echo", source="hub")]
+    neuron.answer = lambda n: (200, JSON, [b'{"kept": 1.50}'])
+    async with start(neuron, models=models) as fleet:
+        answer = await fleet.ask(path=path, body=b'{"model": "org/m", "input": [1.50, null]}')
+    assert (answer.status, answer.body) == (200, b'{"kept": 1.50}')
+    ((asked_path, _, body),) = neuron.asked
+    assert (asked_path, body) == (path, {"model": "hub:org/m", "input": [1.5, None]})
+
+
+@pytest.mark.parametrize(
+    ("usage", "tokens"),
+    [
+        (b'{"prompt_tokens":7,"total_tokens":7}', 7),
+        (b'{"prompt_tokens":7,"total_tokens":7,"completion_tokens":0}', 7),
+        (b'{"total_tokens":7}', 7),
+        (b"null", None),
+    ],
+)
+async def test_tokens_of_pooled_answers_are_the_prompt_s(
+    fake: Any, start: Any, usage: bytes, tokens: int | None
+) -> None:
+    neuron = fake(M)
+    neuron.answer = lambda n: (200, JSON, [b'{"data":[],"usage":' + usage + b"}"])
+    async with start(neuron) as fleet:
+        await fleet.ask(path="/v1/embeddings")
+        lines = await fleet.metrics()
+    counted = [line for line in lines if line.startswith("cortex_prompt_tokens_total{")]
+    expected = f'cortex_prompt_tokens_total{{model="m",node="a"}} {tokens}.0'
+    assert counted == ([expected] if tokens else [])
+    assert not [line for line in lines if line.startswith("cortex_completion_tokens_total{")]
+
+
+async def test_a_responses_stream_that_breaks_off_ends_in_its_own_error_event(
+    fake: Any, start: Any
+) -> None:
+    neuron = fake(M)
+    begun = b'event: response.created\ndata: {"type":"response.created","sequence_number":0}\n\n'
+    neuron.answer = lambda n: (200, SSE, [begun])
+    async with start(neuron) as fleet:
+        answer = await fleet.ask(path="/v1/responses", stream=True)
+        lines = await fleet.metrics()
+    assert answer.body.startswith(begun + b"event: error\ndata: ")
+    error = json.loads(answer.body.removeprefix(begun).split(b"data: ")[1])
+    assert (error["type"], error["code"], error["sequence_number"]) == (
+        "error",
+        "upstream_protocol_error",
+        1,
+    )
+    assert 'cortex_request_errors_total{model="m",node="a"} 1.0' in lines
+
+
 async def test_a_full_replica_is_asked_where_there_is_no_other_and_says_so_itself(
     fake: Any, start: Any
 ) -> None:
     neuron = fake(M)
-    neuron.activities = [
-        ModelActivity(id="m", status="loaded", running=1, waiting=2, max_running=1, max_waiting=2)
-    ]
+    neuron.activities = [FULL]
     neuron.answer = lambda n: (429, [*JSON, (b"retry-after", b"6")], [refusal("queue_full")])
     async with start(neuron) as fleet:
         answer = await fleet.ask()

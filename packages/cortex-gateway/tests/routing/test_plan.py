@@ -52,11 +52,13 @@ def check(
     models: list[Model] | None = None,
     name: str = "m",
     avoid: str = "",
+    may_hold: bool = True,
     **view: Any,
 ) -> None:
     catalogue = Catalogue(models=models or [], aliases={"alias": "m"})
     view_now = FleetView(nodes=tuple(nodes), **view)
-    assert plan(view_now, catalogue, name, least_busy, frozenset(avoid)) == expected
+    decided = plan(view_now, catalogue, name, least_busy, frozenset(avoid), may_hold=may_hold)
+    assert decided == expected
 
 
 def serve(
@@ -160,6 +162,18 @@ def test_beside_full_replicas_one_more_is_loaded_only_where_it_fits() -> None:
     check([busy, node("b", free_mb=1_000)], last, models=[BIG])
     check([busy], last, models=[BIG])
     check([busy], last)
+    failed = node("b", make_state("m", "failed"), free_mb=20_000)
+    check([busy, failed], last, models=[BIG])
+
+
+def test_what_was_held_in_vain_goes_to_a_full_replica_and_waits_for_nothing() -> None:
+    busy, last = node("a", M, busy={"m": 3}), serve("a", reason="every replica is full")
+    check([busy, node("b", free_mb=20_000)], last, models=[BIG], may_hold=False)
+    loading = node("b", make_state("m", "loading"))
+    check([busy, loading], last, models=[BIG], may_hold=False)
+    check([node("a", M), node("b")], serve("a"), models=[BIG], may_hold=False)
+    expected = refuse("no_healthy_node", "no nodes are configured")
+    check([], expected, models=[BIG], may_hold=False)
 
 
 def test_a_source_is_part_of_what_is_asked_for_and_not_of_the_name() -> None:

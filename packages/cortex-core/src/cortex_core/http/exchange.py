@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable, MutableMap
 from typing import Any
 
 from cortex_core import errors, wire
-from cortex_core.errors import CortexError, RequestTooLargeError
+from cortex_core.errors import CortexError, RequestTimeoutError, RequestTooLargeError
 from cortex_core.http import headers
 
 Scope = MutableMapping[str, Any]
@@ -18,6 +18,8 @@ MIB = 1024 * 1024
 # A client that sends too much is read on for this long past the limit, or it would see a reset
 # connection where the 413 is; the bytes are dropped.
 DRAIN_MIB = 512
+# The longest silence within a body. Long for a bad network, and short for what is held meanwhile.
+BODY_IDLE_S = 60.0
 
 
 class ClientGoneError(Exception):
@@ -73,20 +75,20 @@ class Exchange:
         """The first value of a request header, by its lower-case name; None: not sent."""
         return headers.find(self.scope["headers"], name)
 
-    async def read_body(self, limit_bytes: int) -> bytes:
+    async def read_body(self, limit_bytes: int, idle_s: float = BODY_IDLE_S) -> bytes:
         """The whole request body.
 
         Raises:
+            RequestTimeoutError: no more of it came for `idle_s` seconds.
             RequestTooLargeError: it is longer than the limit; the rest was read and dropped.
             ClientGoneError: the client left while sending.
         """
         parts: list[bytes] = []
         size = 0
         while True:
-            message = await self._receive()
+            message = await self._receive_within(idle_s)
             if message["type"] == "http.disconnect":
-                self._gone = True
-                raise ClientGoneError
+                raise self._lose()
             part: bytes = message.get("body", b"")
             size += len(part)
             if size <= limit_bytes:
@@ -98,6 +100,13 @@ class Exchange:
         if size > limit_bytes:
             raise RequestTooLargeError(limit_mb=limit_bytes // MIB)
         return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    async def _receive_within(self, idle_s: float) -> Message:
+        try:
+            async with asyncio.timeout(idle_s):
+                return await self._receive()
+        except TimeoutError:
+            raise RequestTimeoutError(idle_s=idle_s) from None
 
     async def while_here(self, work: Coroutine[Any, Any, None]) -> None:
         """Run `work`; cancel it as soon as the client leaves.
@@ -115,8 +124,7 @@ class Exchange:
                 working.cancel()
             await asyncio.wait({working, watching})
         if working.cancelled():
-            self._gone = True
-            raise ClientGoneError
+            raise self._lose()
         working.result()
 
     async def _until_gone(self) -> None:
@@ -128,19 +136,37 @@ class Exchange:
         """Send status and headers; ours are added."""
         self.status = status
         own = (wire.REQUEST_ID.encode(), self.request_id.encode())
-        await self._send(
-            {"type": "http.response.start", "status": status, "headers": [*fields, own]}
-        )
+        head = {"type": "http.response.start", "status": status, "headers": [*fields, own]}
+        try:
+            await self._send(head)
+        except OSError:
+            raise self._lose() from None
 
     async def write(self, data: bytes) -> None:
-        """Send some of the body now."""
+        """Send some of the body now.
+
+        Raises:
+            ClientGoneError: the connection is broken; so `start` and `end` do.
+        """
         self.bytes_out += len(data)
-        await self._send({"type": "http.response.body", "body": data, "more_body": True})
+        try:
+            await self._send({"type": "http.response.body", "body": data, "more_body": True})
+        except (
+            OSError
+        ):  # a network that swallows packets ends in ETIMEDOUT, which is no ConnectionError
+            raise self._lose() from None
 
     async def end(self, data: bytes = b"") -> None:
         """Send the last of the body."""
         self.bytes_out += len(data)
-        await self._send({"type": "http.response.body", "body": data, "more_body": False})
+        try:
+            await self._send({"type": "http.response.body", "body": data, "more_body": False})
+        except OSError:
+            raise self._lose() from None
+
+    def _lose(self) -> ClientGoneError:
+        self._gone = True
+        return ClientGoneError()
 
     async def answer(
         self,

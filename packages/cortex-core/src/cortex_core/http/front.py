@@ -6,6 +6,7 @@ Hot routes speak to an Exchange directly; everything else goes to Starlette's ro
 """
 
 import asyncio
+import contextlib
 import re
 import secrets
 import time
@@ -23,7 +24,16 @@ from cortex_core.errors import (
     ShuttingDownError,
     UnsupportedMediaTypeError,
 )
-from cortex_core.http.exchange import MIB, ClientGoneError, Exchange, Message, Receive, Scope, Send
+from cortex_core.http.exchange import (
+    BODY_IDLE_S,
+    MIB,
+    ClientGoneError,
+    Exchange,
+    Message,
+    Receive,
+    Scope,
+    Send,
+)
 
 log = logs.get(__name__)
 
@@ -43,6 +53,7 @@ class Front:
         hot: path to handler, all of them POST with a JSON body.
         routes: the rest.
         max_body_mb: MiB a request body may have.
+        body_idle_s: seconds that may pass without more of it.
         on_end: told once of each hot request, with the error it was refused by, or None.
     """
 
@@ -53,6 +64,7 @@ class Front:
         hot: Mapping[str, Handler],
         routes: list[BaseRoute],
         max_body_mb: int = 64,
+        body_idle_s: float = BODY_IDLE_S,
         on_end: OnEnd | None = None,
     ) -> None:
         self._daemon = daemon
@@ -60,6 +72,7 @@ class Front:
         self._routes = routes
         self._rest = Router(routes, default=_no_route)
         self._limit_bytes = max_body_mb * MIB
+        self._body_idle_s = body_idle_s
         self._on_end = on_end
         self._closing = asyncio.Event()
         self._idle = asyncio.Event()
@@ -71,7 +84,7 @@ class Front:
         if scope["type"] == "lifespan":
             await _lifespan(receive, send)
         elif scope["type"] == "http":
-            await self._serve(Exchange(scope, receive, send, _request_id(scope)), receive, send)
+            await self._serve(Exchange(scope, receive, send, _request_id(scope)), receive)
         else:  # a WebSocket: refuse the handshake
             await receive()
             await send({"type": "websocket.close", "code": 1000})
@@ -99,10 +112,10 @@ class Front:
             return False
         return True
 
-    async def _serve(self, exchange: Exchange, receive: Receive, send: Send) -> None:
+    async def _serve(self, exchange: Exchange, receive: Receive) -> None:
         handler = self._hot.get(exchange.path)
         if handler is None:
-            await self._guard(exchange, self._serve_rest(exchange, receive, send))
+            await self._guard(exchange, self._serve_rest(exchange, receive))
             return
         began_s = time.monotonic()
         self._in_flight += 1
@@ -134,9 +147,9 @@ class Front:
             return await _refuse(exchange, fault)
         return None
 
-    async def _serve_rest(self, exchange: Exchange, receive: Receive, send: Send) -> None:
+    async def _serve_rest(self, exchange: Exchange, receive: Receive) -> None:
         # Read to its end whatever the route: a server with a body that nobody takes cannot close the connection.
-        unread = [await exchange.read_body(self._limit_bytes)]
+        unread = [await exchange.read_body(self._limit_bytes, self._body_idle_s)]
         exchange.scope["app"] = (
             self  # makes the router raise its 404 and 405 instead of answering them
         )
@@ -149,8 +162,10 @@ class Front:
         async def sending(message: Message) -> None:
             if message["type"] == "http.response.start":
                 await exchange.start(message["status"], message.get("headers", []))
+            elif message.get("more_body"):
+                await exchange.write(message.get("body", b""))
             else:
-                await send(message)
+                await exchange.end(message.get("body", b""))
 
         await self._rest(exchange.scope, receiving, sending)
 
@@ -169,7 +184,7 @@ class Front:
         return ", ".join(sorted(methods))
 
     async def _serve_hot(self, exchange: Exchange, handler: Handler) -> None:
-        body = await exchange.read_body(self._limit_bytes)
+        body = await exchange.read_body(self._limit_bytes, self._body_idle_s)
         if exchange.method != "POST":
             raise MethodNotAllowedError(method=exchange.method, path=exchange.path, allowed="POST")
         if self._closing.is_set():
@@ -190,7 +205,8 @@ def _check_content_type(exchange: Exchange) -> None:
 
 async def _refuse(exchange: Exchange, error: CortexError) -> CortexError:
     if exchange.status is None:
-        await exchange.fail(error)
+        with contextlib.suppress(ClientGoneError):  # then there is nobody to tell
+            await exchange.fail(error)
     else:  # the answer has begun: all that is left is to end it visibly broken
         log.warning("answer cut short", request_id=exchange.request_id, error_code=error.code)
     return error

@@ -3,7 +3,7 @@
 
 from typing import Protocol
 
-from cortex_core import openai
+from cortex_core import openai, responses, sse
 from cortex_core.errors import CortexError, FleetError, UpstreamProtocolError
 from cortex_core.http import headers
 from cortex_core.http.client import Reply, read_all
@@ -54,9 +54,47 @@ class Verbatim:
         return b""
 
     def fail(self, error: CortexError) -> bytes:
-        # A broken event may be left open: close it, so that ours is read as one of its own.
-        opened = b"" if self._tail.endswith((b"\n\n", b"\r\n\r\n")) or not self._tail else b"\n\n"
-        return opened + openai.write_error_events(error)
+        return self._close_event() + openai.write_error_events(error)
+
+    def _close_event(self) -> bytes:
+        """A broken event may be left open: close it, so that the next is read as one of its own."""
+        is_open = self._tail and not self._tail.endswith((b"\n\n", b"\r\n\r\n"))
+        return b"\n\n" if is_open else b""
+
+
+class VerbatimResponses(Verbatim):
+    """OpenAI's Responses, unchanged. Its streams have no `[DONE]`: their last event says how they ended."""
+
+    def __init__(self, upstream: str) -> None:
+        super().__init__(upstream)
+        self._splitter = sse.Splitter()
+        self._progress = responses.Progress()
+
+    def feed(self, chunk: bytes) -> bytes:
+        try:
+            events = self._splitter.feed(chunk)
+        except sse.TooLongError as error:
+            raise UpstreamProtocolError(upstream=self._upstream, reason=str(error)) from None
+        for event in events:
+            self._note(event)
+        return super().feed(chunk)
+
+    def close(self) -> bytes:
+        self._note(self._splitter.flush())  # its empty line may be missing
+        if not self._progress.is_done:
+            reason = "the stream ended before its response did"
+            raise UpstreamProtocolError(upstream=self._upstream, reason=reason)
+        return b""
+
+    def fail(self, error: CortexError) -> bytes:
+        if self._progress.is_done:  # what broke after the last event, nobody misses
+            return b""
+        return self._close_event() + responses.write_error_event(error, self._progress.next_number)
+
+    def _note(self, raw: bytes) -> None:
+        data = sse.read_event(raw).data
+        if data is not None:
+            self._progress.note(data)
 
 
 async def relay(

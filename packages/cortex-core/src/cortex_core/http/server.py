@@ -24,6 +24,9 @@ BACKLOG = 4096
 # Longer than our client keeps an idle connection (`client.KEEP_IDLE_S`).
 KEEP_ALIVE_S = 75
 MAX_HEADER_BYTES = 64 * 1024
+# A connection whose other end is gone without a word is noticed after about two minutes: asked after a minute of
+# silence, and then every 15 s, four times. Accepted sockets have what the listening one has.
+KEEP_ALIVE_PROBES = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 15, "TCP_KEEPCNT": 4}
 
 
 def bind(address: str) -> socket.socket:
@@ -39,12 +42,20 @@ def bind(address: str) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        _keep_alive(sock)
         sock.bind((host, port))
         sock.listen(BACKLOG)
     except OSError as error:
         sock.close()
         raise OperatorError(message=_explain(address, error)) from None
     return sock
+
+
+def _keep_alive(sock: socket.socket) -> None:
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in KEEP_ALIVE_PROBES.items():
+        if hasattr(socket, name):  # elsewhere than on Linux the system's own times hold
+            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
 def _bind_unix(path: str) -> socket.socket:

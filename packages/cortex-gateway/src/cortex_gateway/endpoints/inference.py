@@ -166,7 +166,6 @@ class Inference:
         if meter.error_code is not None:  # a stream's error is told inside a 200
             turn.exchange.notes["error_code"] = meter.error_code
         status = turn.exchange.status or 200
-        usage = meter.usage
         done = Done(
             model=served.model,
             node=served.node,
@@ -175,7 +174,7 @@ class Inference:
             duration_s=duration_s if has_ended else None,
             ttft_s=None if meter.first_s is None else meter.first_s - turn.began_s,
             tokens_per_s=meter.tokens_per_s,
-            prompt_tokens=usage.prompt_tokens if usage else None,
+            prompt_tokens=meter.prompt_tokens,
             completion_tokens=meter.completion_tokens,
         )
         self._metrics.note_done(done)

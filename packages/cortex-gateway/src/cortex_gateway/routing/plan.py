@@ -7,7 +7,7 @@ from cortex_core.catalogue import Catalogue, Model
 from cortex_core.control import ModelSpec
 from cortex_core.node import ModelStatus
 from cortex_gateway.fleet import FleetView, Resident, is_ready
-from cortex_gateway.placement import choose_node, fits_now, survey
+from cortex_gateway.placement import choose_node, failed_there, fits_now, survey
 from cortex_gateway.routing.policy import Policy, Replica
 
 NOBODY: frozenset[str] = frozenset()
@@ -72,13 +72,18 @@ def plan(
     name: str,
     choose: Policy,
     avoid: frozenset[str] = NOBODY,
+    *,
+    may_hold: bool = True,
 ) -> Decision:
     """Say what becomes of a request for `name`, which may be an alias. Nodes in `avoid` do not serve.
+
+    Without `may_hold` the request waits for nothing, since that was in vain: steps 2 and 4 are left out.
 
     1. Replicas are ready and not full: serve from the one that `choose` names.
     2. It is loading somewhere, or leaving: wait for the end of that.
     3. Its engine is being restarted, and nobody else has it: refuse, `model_recovering`.
-    4. It is declared, and a node that is up could run it: load it there; beside full replicas only where it fits now.
+    4. It is declared, and a node that is up could run it: load it there; beside full replicas only where it fits now
+       and did not fail before.
     5. Every replica is full: serve from one of them. The neuron counts better than we do, and refuses with its numbers.
     6. Nobody declares it: refuse, as `_refuse_undeclared` says.
     7. Nodes that could run it are down, or never answered: refuse, `no_healthy_node`.
@@ -93,13 +98,13 @@ def plan(
     ready = [view.replica(r) for r in there if is_ready(r.state) and r.node.name not in avoid]
     if free := [replica for replica in ready if not replica.is_full]:  # 1
         return _serve(choose(free), entry, "ready")
-    if waiting := _wait(view, there, names, entry):  # 2
+    if may_hold and (waiting := _wait(view, there, names, entry)):  # 2
         return waiting
     if not ready and (back := _with_status(there, ModelStatus.RECOVERING)):  # 3
         return Refuse(
             code="model_recovering", model=names[0], node=back.node.name, reason="the engine failed"
         )
-    if entry and (load := _load(view, entry, ready)):  # 4
+    if may_hold and entry and (load := _load(view, entry, ready)):  # 4
         return load
     if ready:  # 5
         return _serve(choose(ready), entry, "every replica is full")
@@ -144,7 +149,7 @@ def _load(view: FleetView, entry: Model, full: list[Replica]) -> Load | None:
     taken = {replica.node for replica in full}
     free = tuple(node for node in survey(view, entry).feasible if node.name not in taken)
     if full:
-        free = tuple(node for node in free if fits_now(node, entry))
+        free = tuple(n for n in free if fits_now(n, entry) and not failed_there(n, entry))
     if not free:
         return None
     node = choose_node(view, entry, free)
