@@ -134,7 +134,11 @@ class Fleet:
                 stdout=file,
                 stderr=file,
                 stdin=asyncio.subprocess.DEVNULL,
-                env={**os.environ, **environ},
+                env={
+                    **os.environ,
+                    "STATE_DIRECTORY": str(self.folder / f"{name}-state"),
+                    **environ,
+                },
             )
         daemon = Daemon(process, log, endpoint)
         self._stack.push_async_callback(_end, daemon)
@@ -176,6 +180,12 @@ async def _fleet() -> AsyncIterator[Fleet]:
 async def fleet() -> AsyncIterator[Fleet]:
     async with _fleet() as made:
         yield made
+
+
+@pytest.fixture(scope="session")
+def open_fleet() -> Any:
+    """For daemons that serve a whole file, or live in another loop: `async with open_fleet() as fleet`."""
+    return _fleet
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

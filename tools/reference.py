@@ -28,6 +28,7 @@ from cortex_gateway.fleet import Fleet
 from neuron import metrics as neuron_metrics
 from neuron.measuring import Measuring
 from neuron.residents import Residents
+from neuron.traffic import Traffic
 
 REQUIRED = "required"
 FOLDER = tree.ROOT / "docs/reference"
@@ -45,7 +46,9 @@ METRICS: dict[str, Callable[[], CollectorRegistry]] = {
         gateway_metrics.Metrics(Fleet([]))._registry
     ),
     "A neuron's, at its `GET /metrics`:": lambda: (
-        neuron_metrics.Metrics(Residents(), typing.cast(Measuring, _NothingMeasured()))._registry
+        neuron_metrics.Metrics(
+            Residents(), typing.cast(Measuring, _NothingMeasured()), Traffic()
+        )._registry
     ),
 }
 COMMANDS = {"cortex": ("cortex_cli.command", "main"), "neuron": ("neuron.command", "main")}

@@ -89,7 +89,7 @@ def make_start() -> Callable[..., Start]:
     return _make_start
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def start_model() -> Callable[..., Awaitable[Model]]:
     """Starts one more engine: `await start_model(run_dir, **spec)`."""
     return _start_model

@@ -41,6 +41,8 @@ HOMES = {
     "structlog": {"cortex_core.logs"},
     "prometheus_client": {"cortex_gateway.metrics", "neuron.metrics"},
     "pynvml": {"neuron.nvml"},
+    "huggingface_hub": {"neuron.weights.hub"},
+    "httpx2": {"neuron.weights.hub"},
     "click": {"cortex_cli", "neuron.command"},
     "rich": {"cortex_cli"},
 }

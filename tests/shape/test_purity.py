@@ -10,17 +10,20 @@ from tree import Module
 REASON = "pure modules are tested with plain tables, and decide the same whenever they are asked"
 # Each of these is I/O, a clock, chance, or logging.
 IMPURE = """
-aiohttp asyncio click concurrent http hypercorn logging multiprocessing nvidia os pathlib prometheus_client pynvml random
+aiohttp asyncio click concurrent http httpx2 huggingface_hub hypercorn logging multiprocessing nvidia os pathlib prometheus_client pynvml random
 requests secrets selectors shutil signal socket sqlite3 ssl starlette structlog subprocess sys tempfile threading time
 torch tomllib urllib.request uuid uvloop vllm yarl
 """.split()
 # What DESIGN calls thinking: parsing, translation, routing, placement, eviction, lifecycle tables, usage.
 MUST_BE_PURE = """
 cortex_core.catalogue cortex_core.control cortex_core.discovery cortex_core.errors cortex_core.harness cortex_core.http.headers
-cortex_core.node cortex_core.openai cortex_core.sources cortex_core.sse cortex_core.wire
+cortex_core.node cortex_core.openai cortex_core.sources cortex_core.sse cortex_core.weights cortex_core.wire
 cortex_gateway.dialects.* cortex_gateway.routing.* cortex_gateway.fleet cortex_gateway.placement cortex_gateway.eviction
 cortex_gateway.usage
-neuron.lifecycle neuron.fit neuron.admission neuron.host.engine neuron.host.messages
+neuron.lifecycle neuron.admission neuron.costs neuron.room neuron.host.engine neuron.host.messages
+neuron.harnesses.estimating neuron.harnesses.figures neuron.harnesses.making_room neuron.harnesses.placing
+neuron.harnesses.shortages
+neuron.weights.choosing neuron.weights.messages neuron.weights.quants neuron.weights.rate neuron.weights.room
 cortex_cli.render cortex_cli.view cortex_cli.trial.plan
 """.split()
 # A module, and what it may import though that is not pure, since it needs no more than the type.

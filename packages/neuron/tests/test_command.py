@@ -24,7 +24,7 @@ from neuron.command import main, read_settings
 
 pytestmark = pytest.mark.slow
 
-CONFIG = 'listen = "127.0.0.1"\nport = 0\nrun_dir = "{folder}/run"\n'
+CONFIG = 'listen = "127.0.0.1"\nport = 0\nrun_dir = "{folder}/run"\nstate_dir = "{folder}/state"\n'
 ECHO = '[[harnesses]]\nname = "echo"\n'
 MODEL = '[[default_models]]\nharness = "echo"\nmodel_id = "{}"\n'
 SLOW = "echo/slow?tokens=20&token_s=0.05"

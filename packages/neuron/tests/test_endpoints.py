@@ -62,7 +62,7 @@ async def test_a_load_is_seen_everywhere(served: Served) -> None:
         "echo",
         ["text"],
     )
-    assert (model["limits"]["context"], model["can_sleep"]) == (100, False)
+    assert (model["limits"]["context"], model["can_sleep"]) == (100, True)
     assert model["load_s"] > 0
     health = await served.get("/health")
     assert (health["models"][0]["max_running"], health["models"][0]["running"]) == (2, 0)
@@ -110,6 +110,19 @@ async def test_an_unload_says_whether_there_was_anything(served: Served) -> None
     [
         ("/models/load", b"{", 400, "malformed_json"),
         ("/models/load", b"\xff", 400, "malformed_json"),
+        ("/models/load", b"[" * 9000 + b"]" * 9000, 400, "invalid_request_body"),
+        (
+            "/models/load",
+            b'{"lora":{"a":' + b"[" * 9000 + b"]" * 9000 + b"}}",
+            400,
+            "invalid_request_body",
+        ),
+        (
+            "/models/load",
+            b'{"engine_args":{"a":' + b"[" * 9000 + b"]" * 9000 + b"}}",
+            400,
+            "malformed_json",
+        ),
         ("/models/load", {}, 400, "invalid_request_body"),
         ("/models/load", {"model_id": 3}, 400, "invalid_request_body"),
         ("/models/load", {"model_id": "a", "quantt": "x"}, 400, "invalid_request_body"),
@@ -117,7 +130,10 @@ async def test_an_unload_says_whether_there_was_anything(served: Served) -> None
         ("/models/load", {"model_id": "", "harness": "echo"}, 422, "invalid_spec"),
         ("/models/load", {"model_id": "echo/m?x=1", "harness": "echo"}, 422, "invalid_spec"),
         ("/models/unload", {"model": "a"}, 400, "invalid_request_body"),
-        ("/models/sleep", {"model_id": "a"}, 404, "route_not_found"),
+        ("/models/sleep", {"model_id": "a"}, 404, "model_not_found"),
+        ("/models/sleep", {"model": "a"}, 400, "invalid_request_body"),
+        ("/models/wake", {"model_id": "a"}, 404, "model_not_found"),
+        ("/models/nap", {"model_id": "a"}, 404, "route_not_found"),
         ("/discovery", {}, 405, "method_not_allowed"),
     ],
 )

@@ -5,6 +5,7 @@ import asyncio
 import os
 import stat
 import sys
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -12,8 +13,15 @@ from pathlib import Path
 import pytest
 
 from cortex_core.control import ModelSpec
-from neuron.host.messages import Phase, Ready, Start
-from neuron.host_process import HostProcess, HostStartError, lines_of, open_host, write_end
+from neuron.host.messages import Activity, Phase, Ready, Start
+from neuron.host_process import (
+    HostProcess,
+    HostSilentError,
+    HostStartError,
+    lines_of,
+    start_host,
+    write_end,
+)
 
 START = Start(spec=ModelSpec(model_id="m"), socket="/s", run_dir="/r")
 Open = Callable[[str], AbstractAsyncContextManager[HostProcess]]
@@ -32,9 +40,12 @@ async def open_script(tmp_path: Path) -> AsyncIterator[Open]:
         @asynccontextmanager
         async def open_it(script: str) -> AsyncIterator[HostProcess]:
             environ = {**os.environ, "SCRIPT": script}
-            opening = open_host(str(interpreter), START, environ, stop_within_s=2, tasks=tasks)
-            async with opening as host:
+            host = await start_host(str(interpreter), environ, "m", tasks)
+            await host.tell(START)
+            try:
                 yield host
+            finally:
+                await host.stop(2)
 
         yield open_it
 
@@ -57,6 +68,7 @@ async def until_dead(pid: int) -> None:
 async def test_it_is_told_what_to_run_and_heard(open_script: Open) -> None:
     script = """
 import sys
+import time
 assert '"model_id":"m"' in sys.stdin.readline()
 print('{"type":"phase","phase":"loading","ratio":0.5}')
 print('{"type":"ready"}', flush=True)
@@ -125,11 +137,80 @@ os._exit(1)
         await until_dead(int(told.phase))
 
 
+SAYS_READY = 'import sys, time; print(\'{"type":"ready"}\', flush=True); time.sleep(60)'
+
+
+async def test_one_that_falls_silent_is_told_in_time(open_script: Open) -> None:
+    async with open_script(SAYS_READY) as host:
+        assert await host.read_within(10) == Ready()
+        began_s = time.monotonic()
+        with pytest.raises(HostSilentError, match=r"it said nothing for 0\.4 s"):
+            await host.read_within(0.4)
+        assert 0.4 <= time.monotonic() - began_s < 1.4
+
+
+async def test_one_whose_engine_is_silent_is_told_though_it_speaks(open_script: Open) -> None:
+    script = """
+import time
+print('{"type":"activity","silent_s":0.4}', flush=True)
+print('{"type":"activity","silent_s":0.5}', flush=True)
+time.sleep(60)
+"""
+    async with open_script(script) as host:
+        assert isinstance(await host.read_within(0.5), Activity)
+        with pytest.raises(HostSilentError, match=r"its engine did not answer for 0\.5 s"):
+            await host.read_within(0.5)
+
+
+async def hear_all(host: HostProcess) -> None:
+    async with asyncio.timeout(10):
+        while await host.read_within(0.5):
+            pass
+
+
+async def test_a_child_that_is_stopped_is_told_though_the_host_speaks(open_script: Open) -> None:
+    script = """
+import os, signal, subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+os.kill(child.pid, signal.SIGSTOP)
+while True:
+    print('{"type":"activity"}', flush=True)
+    time.sleep(0.1)
+"""
+    async with open_script(script) as host:
+        with pytest.raises(HostSilentError, match=r"its process \d+ was stopped for 0\.5 s"):
+            await hear_all(host)
+
+
+async def test_what_was_said_while_the_daemon_stood_still_is_heard(open_script: Open) -> None:
+    async with open_script(SAYS_READY) as host:
+        hearing = asyncio.create_task(host.read_within(5))
+        await asyncio.sleep(0)
+        time.sleep(6)  # noqa: ASYNC251 - a daemon that was stopped, and runs on
+        assert await hearing == Ready()
+
+
+async def test_shared_memory_goes_with_those_who_had_it(open_script: Open) -> None:
+    script = """
+import time
+from multiprocessing import shared_memory
+segment = shared_memory.SharedMemory(create=True, size=4096)
+print('{"type":"phase","phase":"%s"}' % segment.name, flush=True)
+time.sleep(60)
+"""
+    async with open_script(script) as host:
+        told = await host.read()
+        assert isinstance(told, Phase)
+        segment = Path("/dev/shm") / told.phase  # noqa: S108 - where the kernel keeps them
+        assert segment.exists()
+        host.kill_group()
+    assert not segment.exists()
+
+
 async def test_an_interpreter_that_is_not_there_is_named() -> None:
     async with asyncio.TaskGroup() as tasks:
-        opening = open_host("/no/python", START, {}, stop_within_s=1, tasks=tasks)
         with pytest.raises(HostStartError, match="/no/python cannot be run: No such file"):
-            await opening.__aenter__()
+            await start_host("/no/python", {}, "m", tasks)
 
 
 async def test_long_lines_are_cut_and_endless_ones_dropped() -> None:

@@ -1,7 +1,11 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 import os
+import signal
 import subprocess
 import sys
+from pathlib import Path
+
+import pytest
 
 from neuron import machine
 
@@ -33,5 +37,53 @@ def test_a_process_group_is_measured_with_all_its_members() -> None:
     assert machine.group_of(leader.pid) == 0
 
 
+def test_stopped_processes_and_their_shared_memory_are_found() -> None:
+    code = """
+from multiprocessing import shared_memory
+segment = shared_memory.SharedMemory(create=True, size=4096)
+print(segment.name, flush=True)
+input()
+segment.unlink()
+"""
+    leader = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    )
+    with leader:
+        assert leader.stdin
+        assert leader.stdout
+        name = leader.stdout.readline().decode().strip()
+        assert machine.shared_memory_of(leader.pid) == {Path("/dev/shm") / name}  # noqa: S108
+        assert machine.stopped_in(leader.pid) == []
+        os.kill(leader.pid, signal.SIGSTOP)
+        os.waitid(os.P_PID, leader.pid, os.WSTOPPED | os.WNOWAIT)
+        assert machine.stopped_in(leader.pid) == [leader.pid]
+        os.kill(leader.pid, signal.SIGCONT)
+        leader.stdin.close()
+    assert machine.shared_memory_of(leader.pid) == set()
+
+
 def test_a_process_is_in_its_own_group() -> None:
     assert machine.group_of(os.getpid()) == os.getpgrp()
+
+
+@pytest.mark.parametrize(
+    ("text", "version"),
+    [
+        (
+            "NVRM version: NVIDIA UNIX x86_64 Kernel Module  570.133.20  Sun Mar 23 06:00:00 UTC 2025\n"
+            "GCC version:  gcc version 13.3.0\n",
+            "570.133.20",
+        ),
+        (
+            "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.95.05  Release Build\n",
+            "580.95.05",
+        ),
+        ("GCC version:  gcc version 13.3.0 \n", None),
+        ("", None),
+    ],
+)
+def test_the_kernel_module_tells_its_version(text: str, version: str | None) -> None:
+    assert machine.read_kernel_module(text) == version

@@ -41,6 +41,15 @@ def test_a_load_shows_its_phase_and_how_long_it_took() -> None:
     assert residents.activity(only(residents)).max_running == 4
 
 
+def test_what_a_model_took_is_told_with_it() -> None:
+    residents = loaded("a")
+    residents.costs.note_wake("a", 1.0)
+    residents.costs.note_sleep("a", 2.0)
+    residents.costs.note_unload("a", 3.0)
+    state = residents.state(only(residents), 13.0)
+    assert (state.load_s, state.wake_s, state.sleep_s, state.unload_s) == (2.5, 1.0, 2.0, 3.0)
+
+
 def test_a_second_load_knows_how_long_it_will_take() -> None:
     residents = loaded("a")
     residents.note_unload("a")

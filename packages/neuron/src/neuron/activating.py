@@ -5,7 +5,7 @@ from cortex_core.node import Activation, FailedModel
 
 
 class Activating:
-    """The default models, each tried once, in order."""
+    """The default models, each tried in order; again where its source does not answer."""
 
     def __init__(self, model_ids: list[str]) -> None:
         self._pending = list(model_ids)
@@ -17,6 +17,11 @@ class Activating:
         """Its load begins."""
         self._pending.remove(model_id)
         self._in_progress.append(model_id)
+
+    def note_deferred(self, model_id: str) -> None:
+        """It is tried again later."""
+        self._in_progress.remove(model_id)
+        self._pending.append(model_id)
 
     def note_completed(self, model_id: str) -> None:
         """It serves."""

@@ -7,26 +7,32 @@ import os
 
 from cortex_core import logs
 from cortex_core.build import version_of
+from cortex_core.control import ModelSpec
 from cortex_core.discovery import Discovery
-from cortex_core.errors import CortexError
 from cortex_core.http import server
 from cortex_core.http.front import Front
+from cortex_core.node import ModelState
 from neuron import notify
 from neuron.activating import Activating
 from neuron.config import Config
+from neuron.default_models import DefaultModels
 from neuron.discovery import Gpus, choose_platform, describe
 from neuron.endpoints import Endpoints
 from neuron.harnesses import HARNESSES
 from neuron.harnesses.hosted import Hosted
 from neuron.harnesses.run import Shared
+from neuron.harnesses.spares import Spares
 from neuron.inference import Inference
 from neuron.machine import read_machine
 from neuron.measuring import Measuring
 from neuron.metrics import Metrics
 from neuron.nvml import Nvml
+from neuron.remembering import Remembering, state_dir
 from neuron.residents import Residents
 from neuron.run_dir import RunDir, open_run_dir
 from neuron.traffic import Traffic
+from neuron.weights.routes import WeightsRoutes
+from neuron.weights.store import Weights
 
 log = logs.get(__name__)
 
@@ -41,21 +47,28 @@ class Daemon:
         self, config: Config, gpus: Gpus, run_dir: RunDir, tasks: asyncio.TaskGroup
     ) -> None:
         self._config = config
-        residents, traffic = Residents(), Traffic()
+        self.remembering = Remembering(state_dir(config.state_dir, os.environ))
+        costs = self.remembering.costs
+        residents, traffic = Residents(costs), Traffic(config.admission)
+        self._traffic = traffic
         self.residents = residents
         platform, self.found = discover(config, gpus)
         self.measuring = Measuring(gpus, self.found.devices, residents)
-        metrics = Metrics(residents, self.measuring)
+        metrics = Metrics(residents, self.measuring, traffic)
+        self.weights = Weights(config, residents, tasks, os.environ)
         shared = Shared(
             platform=platform,
             found=self.found,
             measuring=self.measuring,
             residents=residents,
+            costs=costs,
             traffic=traffic,
             metrics=metrics,
             run_dir=run_dir,
             tasks=tasks,
-            drain_s=config.drain_s,
+            spares=Spares(tasks),
+            weights=self.weights,
+            config=config,
         )
         self.harnesses = {
             name: build_harness(name, config, shared) for name in config.harness_names
@@ -66,36 +79,35 @@ class Daemon:
             found=self.found,
             harnesses=self.harnesses,
             residents=residents,
+            traffic=traffic,
             measuring=self.measuring,
             activating=self.activating,
             metrics=metrics,
             is_closing=lambda: self.front.closing.is_set(),
         )
+        weights = WeightsRoutes(self.weights, lambda: self.front.closing.is_set())
         self.front = Front(
             daemon="neuron",
             hot=inference.routes(),
-            routes=endpoints.routes(),
+            routes=[*endpoints.routes(), *weights.routes()],
             max_body_mb=config.max_body_mb,
             on_end=inference.note_end,
         )
 
     async def load_defaults(self) -> None:
-        """Get the harnesses ready, then load the default models one after the other. One that fails stops no other."""
+        """Get the harnesses ready, then load the default models."""
         for harness in self.harnesses.values():
             await harness.start()
-        for spec in self._config.default_models:
-            self.activating.note_begun(spec.model_id)
-            try:
-                await self.harnesses[spec.harness].load(spec)
-            except CortexError as error:
-                log.error("default model failed", model=spec.model_id, reason=error.message)
-                self.activating.note_failed(spec.model_id, error.message)
-            else:
-                self.activating.note_completed(spec.model_id)
+        await DefaultModels(self._config.default_models, self._load, self.activating).run()
+
+    async def _load(self, spec: ModelSpec, wait: bool) -> ModelState:
+        return await self.harnesses[spec.harness].load(spec, wait=wait)
 
     async def stop(self) -> None:
         """Refuse new work, let running requests end, then end the engines. All of it bounded."""
         self.front.close()
+        self._traffic.close()
+        self.weights.close()
         for harness in self.harnesses.values():
             harness.close()
         if not await self.front.drained(self._config.drain_s):
@@ -136,7 +148,6 @@ async def run(config: Config, gpus: Gpus | None = None) -> None:
     host, port = sock.getsockname()[:2]
     end = asyncio.Event()
     gpus = gpus or Nvml()
-    manager = os.environ.get(notify.VARIABLE, "")
     with open_run_dir(config.run_dir) as run_dir:
         async with asyncio.TaskGroup() as tasks:
             daemon = Daemon(config, gpus, run_dir, tasks)
@@ -144,15 +155,18 @@ async def run(config: Config, gpus: Gpus | None = None) -> None:
             tasks.create_task(server.serve(daemon.front, sock, end, grace_s=GRACE_S))
             loops = [
                 tasks.create_task(daemon.measuring.run()),
+                tasks.create_task(daemon.remembering.run()),
+                tasks.create_task(notify.feed_watchdog(os.environ)),
                 tasks.create_task(daemon.load_defaults()),
             ]
-            notify.notify("READY=1", manager)
+            notify.notify("READY=1", os.environ)
             await stop.wait()
-            notify.notify("STOPPING=1", manager)
+            notify.notify("STOPPING=1", os.environ)
             log.info("neuron stops")
             for loop in loops:
                 loop.cancel()
             await daemon.stop()
+            daemon.remembering.save()
             end.set()
     gpus.close()
 

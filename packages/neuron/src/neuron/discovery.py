@@ -27,10 +27,23 @@ class Driver(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class GpuReading(NamedTuple):
-    """One GPU now. `processes`: MiB of its memory by process id; empty where the driver does not tell."""
+    """One GPU now.
+
+    `processes`: MiB of its memory by process id; empty where the driver does not tell.
+    `is_lost`: it is not there any more, and nothing is known of it.
+    """
 
     health: DeviceHealth
     processes: dict[int, int]
+    is_lost: bool = False
+
+
+class Listed(NamedTuple):
+    """A device of the driver's list, and the GPU that it is or, for a MIG instance, is a part of."""
+
+    device: Device
+    gpu_index: int
+    gpu_uuid: str
 
 
 class Gpus(Protocol):
@@ -44,6 +57,50 @@ class Gpus(Protocol):
 
     def close(self) -> None:
         """Let the driver go."""
+
+
+def mig_index(gpu_index: int, instance: int) -> int:
+    """What a MIG instance is called by number, beside the GPUs, which keep the driver's numbers."""
+    return 100 + 10 * gpu_index + instance
+
+
+def is_mig(device: Device) -> bool:
+    """Whether it is a MIG instance. CUDA lets a process have one of these, and no more."""
+    return device.uuid.startswith("MIG-")
+
+
+def choose_visible(listed: list[Listed], variable: str | None) -> tuple[list[Listed], str | None]:
+    """The devices that CUDA_VISIBLE_DEVICES leaves, and the first of its words that names none of them.
+
+    As CUDA reads it: what follows an unknown word counts for nothing, and an empty variable hides all. Numbers
+    are the driver's; UUIDs may be cut short. The number or UUID of a GPU in MIG mode means all its instances.
+    https://docs.nvidia.com/cuda/cuda-c-programming-guide/#env-vars
+    """
+    if variable is None:
+        return listed, None
+    chosen: set[str] = set()
+    for word in variable.split(",") if variable.strip() else []:
+        found = {each.device.uuid for each in listed if _is_named(each, word.strip())}
+        if not found:
+            return [each for each in listed if each.device.uuid in chosen], word.strip()
+        chosen |= found
+    return [each for each in listed if each.device.uuid in chosen], None
+
+
+def _is_named(listed: Listed, word: str) -> bool:
+    if word.isdecimal():
+        return listed.gpu_index == int(word)
+    if not word.startswith(("GPU-", "MIG-")):
+        return False
+    return listed.gpu_uuid.startswith(word) or listed.device.uuid.startswith(word)
+
+
+def mismatch_reason(library: str | None, kernel_module: str | None) -> str:
+    """What to tell where the driver's two halves are of different versions; None: not known which."""
+    return (
+        f"the NVIDIA driver's library is version {library or 'unknown'} and its kernel module "
+        f"{kernel_module or 'unknown'}: it was updated, and this machine was not restarted since"
+    )
 
 
 class Machine(msgspec.Struct, frozen=True, kw_only=True):

@@ -12,19 +12,19 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from cortex_core import build
+from cortex_core import build, openai
 from cortex_core.control import (
     EndpointAnswer,
     LoadAnswer,
     LoadRequest,
-    UnloadAnswer,
-    UnloadRequest,
+    ModelSpec,
+    MoveAnswer,
+    MoveRequest,
+    PlanRequest,
 )
 from cortex_core.discovery import Discovery
 from cortex_core.errors import (
-    InvalidRequestBodyError,
     LoadRefusedError,
-    MalformedJsonError,
     ModelNotFoundError,
     ShuttingDownError,
 )
@@ -36,6 +36,7 @@ from neuron.activating import Activating
 from neuron.measuring import Measuring
 from neuron.metrics import Metrics
 from neuron.residents import Resident, Residents
+from neuron.traffic import Traffic
 
 T = TypeVar("T")
 
@@ -54,6 +55,7 @@ class Endpoints:
         found: Discovery,
         harnesses: Mapping[str, Harness],
         residents: Residents,
+        traffic: Traffic,
         measuring: Measuring,
         activating: Activating,
         metrics: Metrics,
@@ -62,6 +64,7 @@ class Endpoints:
         self._found = found
         self._harnesses = harnesses
         self._residents = residents
+        self._traffic = traffic
         self._measuring = measuring
         self._activating = activating
         self._metrics = metrics
@@ -77,7 +80,10 @@ class Endpoints:
             Route("/metrics", self.metrics, methods=["GET"]),
             Route("/models", self.models, methods=["GET"]),
             Route("/models/load", self.load, methods=["POST"]),
+            Route("/models/plan", self.plan, methods=["POST"]),
             Route("/models/unload", self.unload, methods=["POST"]),
+            Route("/models/sleep", self.sleep, methods=["POST"]),
+            Route("/models/wake", self.wake, methods=["POST"]),
             Route("/models/{model_id:path}/endpoint", self.endpoint, methods=["GET"]),
             Route("/v1/models", self.list_models, methods=["GET"]),
         ]
@@ -94,7 +100,11 @@ class Endpoints:
                 devices=self._measuring.devices(),
                 host_ram_free_mb=self._measuring.host_ram_free_mb,
                 activation=self._activating.state(),
-                models=[a for harness in self._harnesses.values() for a in harness.health()],
+                models=[
+                    self._traffic.with_queue(activity)
+                    for harness in self._harnesses.values()
+                    for activity in harness.health()
+                ],
             )
         )
 
@@ -115,14 +125,7 @@ class Endpoints:
     async def load(self, request: Request) -> Response:
         """Bring a model up; with `wait` false, say only that it is on its way."""
         wanted = await self._read(request, LoadRequest)
-        harness = self._harnesses.get(wanted.harness)
-        if harness is None:
-            raise LoadRefusedError(
-                model=wanted.model_id,
-                load_kind="unknown_harness",
-                reason=f"there is no harness '{wanted.harness}' here",
-                suggestion=f"Known are: {', '.join(self._harnesses) or 'none'}.",
-            )
+        harness = self._harness_for(wanted)
         resident = self._residents.find(wanted.model_id)
         already = resident is not None and resident.status is ModelStatus.LOADED
         state = await harness.load(wanted.spec(), wait=wanted.wait)
@@ -131,15 +134,55 @@ class Endpoints:
         )
         return _json(answer, 200 if state.status == ModelStatus.LOADED else 202)
 
+    def _harness_for(self, wanted: ModelSpec) -> Harness:
+        harness = self._harnesses.get(wanted.harness)
+        if harness is None:
+            raise LoadRefusedError(
+                model=wanted.model_id,
+                load_kind="unknown_harness",
+                reason=f"there is no harness '{wanted.harness}' here",
+                suggestion=f"Known are: {', '.join(self._harnesses) or 'none'}.",
+            )
+        return harness
+
+    async def plan(self, request: Request) -> Response:
+        """Say whether a model would fit now, and what would have to go."""
+        wanted = await self._read(request, PlanRequest)
+        harness = self._harness_for(wanted)
+        return _json(await harness.plan(wanted.spec(), vram_mb=wanted.vram_mb))
+
     async def unload(self, request: Request) -> Response:
         """Take a model down."""
-        wanted = await self._read(request, UnloadRequest)
+        wanted = await self._read(request, MoveRequest)
         resident = self._residents.find(wanted.model_id)
         gone = True
         if resident is not None:
             harness = self._harnesses[resident.spec.harness]
             gone = not await harness.unload(wanted.model_id, force=wanted.force)
-        return _json(UnloadAnswer(status="unloaded", model_id=wanted.model_id, already=gone))
+        return _json(MoveAnswer(status="unloaded", model_id=wanted.model_id, already=gone))
+
+    async def sleep(self, request: Request) -> Response:
+        """Put a model to sleep."""
+        wanted = await self._read(request, MoveRequest)
+        moved = await self._harness_of(wanted.model_id).sleep(wanted.model_id, force=wanted.force)
+        return self._moved(wanted.model_id, already=not moved)
+
+    async def wake(self, request: Request) -> Response:
+        """Have a sleeping model serve again."""
+        wanted = await self._read(request, MoveRequest)
+        moved = await self._harness_of(wanted.model_id).wake(wanted.model_id)
+        return self._moved(wanted.model_id, already=not moved)
+
+    def _harness_of(self, model_id: str) -> Harness:
+        resident = self._residents.find(model_id)
+        if resident is None:
+            raise ModelNotFoundError(model=model_id)
+        return self._harnesses[resident.spec.harness]
+
+    def _moved(self, model_id: str, *, already: bool) -> Response:
+        resident = self._residents.find(model_id)
+        status = resident.status if resident else "unloaded"
+        return _json(MoveAnswer(status=status, model_id=model_id, already=already))
 
     async def endpoint(self, request: Request) -> Response:
         """Where inference for a model is served: here, as the asker calls this machine."""
@@ -152,17 +195,15 @@ class Endpoints:
     async def list_models(self, request: Request) -> Response:
         """What can be asked for now, as OpenAI lists it."""
         serving = [r for r in self._residents.all() if r.status is ModelStatus.LOADED]
-        return _json(ModelList(data=[_entry(resident) for resident in serving]))
+        found = [(r, entry) for r in serving for entry in _entries(r)]
+        # An adapter whose name two models have is nobody's.
+        answering = [entry for r, entry in found if self._residents.find_served(entry.id) is r]
+        return _json(ModelList(data=answering))
 
     async def _read(self, request: Request, kind: type[T]) -> T:
         if self._is_closing():
             raise ShuttingDownError(daemon="neuron")
-        try:
-            return msgspec.json.decode(await request.body(), type=kind)
-        except msgspec.ValidationError as error:
-            raise InvalidRequestBodyError(reason=str(error)) from None
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise MalformedJsonError(reason=str(error)) from None
+        return openai.read_body(await request.body(), msgspec.json.Decoder(kind))
 
     def _engine_versions(self) -> dict[str, str | None]:
         """Of the engine's environment: as an engine told, else as installed beside this daemon."""
@@ -174,6 +215,13 @@ class Endpoints:
             "torch": told.get("torch") or _installed("torch"),
             "cuda": told.get("cuda") or self._found.cuda_version,
         }
+
+
+def _entries(resident: Resident) -> list[ModelEntry]:
+    """A model, and after it the adapters that are asked for by names of their own."""
+    own = _entry(resident)
+    adapters = resident.spec.lora or {}
+    return [own, *(msgspec.structs.replace(own, id=name, parent=own.id) for name in adapters)]
 
 
 def _entry(resident: Resident) -> ModelEntry:

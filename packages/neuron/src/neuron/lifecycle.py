@@ -12,7 +12,7 @@ class Event(StrEnum):
     load: somebody wants it. refused: it cannot be loaded, told before an engine was started. ready: its engine
     serves. failed: its engine did not come up, or is gone for good. lost: its engine is gone and is started
     again. slept, woken: its weights went to host memory; somebody wants them back. unload: it is to go.
-    kept: it was to go, and its work did not end in time. gone: its engine has ended.
+    kept: it was to go or to sleep, and its work did not end in time. gone: its engine has ended.
     """
 
     LOAD = "load"
@@ -40,16 +40,19 @@ MOVES: dict[tuple[ModelStatus | None, Event], ModelStatus | None] = {
     (_S.LOADING, _E.REFUSED): None,
     (_S.LOADING, _E.READY): _S.LOADED,
     (_S.LOADING, _E.FAILED): _S.FAILED,
+    (_S.LOADING, _E.LOST): _S.RECOVERING,
     (_S.LOADING, _E.UNLOAD): _S.UNLOADING,
     (_S.LOADED, _E.FAILED): _S.FAILED,
     (_S.LOADED, _E.LOST): _S.RECOVERING,
     (_S.LOADED, _E.SLEPT): _S.SLEEPING,
     (_S.LOADED, _E.UNLOAD): _S.UNLOADING,
     (_S.SLEEPING, _E.WOKEN): _S.LOADING,
+    (_S.SLEEPING, _E.KEPT): _S.LOADED,
     (_S.SLEEPING, _E.FAILED): _S.FAILED,
     (_S.SLEEPING, _E.LOST): _S.RECOVERING,
     (_S.SLEEPING, _E.UNLOAD): _S.UNLOADING,
     (_S.RECOVERING, _E.READY): _S.LOADED,
+    (_S.RECOVERING, _E.LOST): _S.RECOVERING,
     (_S.RECOVERING, _E.FAILED): _S.FAILED,
     (_S.RECOVERING, _E.UNLOAD): _S.UNLOADING,
     (_S.FAILED, _E.UNLOAD): _S.UNLOADING,

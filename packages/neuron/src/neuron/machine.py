@@ -3,11 +3,14 @@
 
 import os
 import platform
+import re
 from pathlib import Path
 
 from neuron.discovery import Machine
 
 PROC = Path("/proc")
+_MODULE_VERSION = re.compile(r"^NVRM version:.*?\s(\d+(?:\.\d+)+)\s", re.MULTILINE)
+SHARED_MEMORY = "/dev/shm/"  # noqa: S108 - only looked at
 KIB_PER_MIB = 1024
 
 
@@ -20,6 +23,20 @@ def read_machine() -> Machine:
         cpu_name=_cpu_name(),
         host_ram_mb=_memory_mb("MemTotal") or 0,
     )
+
+
+def nvidia_kernel_module() -> str | None:
+    """The version of NVIDIA's kernel module that is loaded; None: none is, or it does not tell."""
+    try:
+        return read_kernel_module((PROC / "driver/nvidia/version").read_text())
+    except OSError:
+        return None
+
+
+def read_kernel_module(text: str) -> str | None:
+    """The version in the text that the module tells; None: it has none."""
+    found = _MODULE_VERSION.search(text)
+    return found[1] if found else None
 
 
 def ram_free_mb() -> int | None:
@@ -39,6 +56,33 @@ def group_members(groups: set[int]) -> list[tuple[int, int]]:
     """Process id and group of every process that is in one of the groups."""
     pids = [int(entry.name) for entry in PROC.iterdir() if entry.name.isdigit()]
     return [(pid, group) for pid in pids if (group := group_of(pid)) in groups]
+
+
+def stopped_in(group: int) -> list[int]:
+    """Processes of a group that a signal has stopped, and that run on only when another one says so."""
+    return [pid for pid, _ in group_members({group}) if _state(pid) == "T"]
+
+
+def shared_memory_of(group: int) -> set[Path]:
+    """Segments of shared memory that processes of a group have mapped."""
+    return {path for pid, _ in group_members({group}) for path in _segments(pid)}
+
+
+def _state(pid: int) -> str | None:
+    try:
+        # The name, in parentheses, may hold anything.
+        return (PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return None
+
+
+def _segments(pid: int) -> list[Path]:
+    try:
+        maps = (PROC / str(pid) / "maps").read_text()
+    except OSError:
+        return []
+    lines = (line for line in maps.splitlines() if SHARED_MEMORY in line)
+    return [Path(line[line.index(SHARED_MEMORY) :]) for line in lines if "(deleted)" not in line]
 
 
 def group_of(pid: int) -> int:

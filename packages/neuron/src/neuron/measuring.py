@@ -2,16 +2,17 @@
 """What devices and memory do now: read in the background, kept, and handed out at once."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
 from cortex_core import logs
 from cortex_core.discovery import Device
-from cortex_core.node import DeviceHealth
+from cortex_core.node import DeviceHealth, ModelStatus
 from neuron import machine
 from neuron.discovery import CPU_UUID, GpuReading, Gpus, cpu_health
 from neuron.residents import Residents
+from neuron.room import RISING, Room, rooms
 
 log = logs.get(__name__)
 
@@ -19,11 +20,12 @@ INTERVAL_S = 2.0
 
 
 class Measurement(msgspec.Struct, frozen=True, kw_only=True):
-    """What was read at one moment. `ram_mb` is by process group."""
+    """What was read at one moment. `ram_mb` is by process group; `rising` were on their way up when it began."""
 
     gpus: list[GpuReading] = []
     host_ram_free_mb: int | None = None
     ram_mb: dict[int, int] = {}
+    rising: frozenset[str] = frozenset()
 
 
 class Measuring:
@@ -42,6 +44,10 @@ class Measuring:
         self._devices = devices
         self._residents = residents
         self._last = Measurement(host_ram_free_mb=machine.ram_free_mb())
+        # MiB of each device that each model's processes had, where the driver tells.
+        self._used_mb: dict[str, dict[int, int]] = {}
+        # Readings do not overtake each other, and who waits for one gets one that began after he asked.
+        self._reading = asyncio.Lock()
 
     @property
     def host_ram_free_mb(self) -> int | None:
@@ -58,6 +64,42 @@ class Measuring:
         ]
         return cpus or [reading.health for reading in self._last.gpus]
 
+    def rooms(self, without: str | None = None) -> list[Room]:
+        """What each device can still give, by the last reading and by what is promised now.
+
+        Args:
+            without: a model whose own claim does not count: room is sought for it.
+        """
+        return rooms(
+            self._devices,
+            self.devices(),
+            self._residents.all(),
+            used_mb=self._used_mb,
+            unsettled=self._last.rising,
+            lost=_lost(self._last.gpus),
+            without=without,
+        )
+
+    def used_mb(self, model_id: str) -> Mapping[int, int]:
+        """MiB of each device that a model's processes had at the last reading; empty: the driver does not tell."""
+        return self._used_mb.get(model_id, {})
+
+    def lacking_mb(self, model_id: str, claims_mb: Mapping[int, int]) -> dict[int, int]:
+        """MiB that are missing of each device for a model to have all of its claims; empty: nothing is."""
+        used_mb = self.used_mb(model_id)
+        free_mb = {room.device.index: room.free_mb for room in self.rooms(without=model_id)}
+        missing = {
+            index: claim_mb - used_mb.get(index, 0) - free
+            for index, claim_mb in claims_mb.items()
+            if (free := free_mb.get(index)) is not None
+        }
+        return {index: short_mb for index, short_mb in missing.items() if short_mb > 0}
+
+    async def free_mb(self) -> dict[int, int]:
+        """MiB that are free on each device now; without those whose driver does not tell."""
+        await self.measure()
+        return {d.index: d.vram_free_mb for d in self.devices() if d.vram_free_mb is not None}
+
     async def run(self) -> None:
         """Measure for ever."""
         while True:
@@ -69,33 +111,72 @@ class Measuring:
 
     async def measure(self) -> None:
         """Measure once, in a thread: the driver may take its time."""
-        groups = {r.pid for r in self._residents.all() if r.pid is not None}
-        self._last = await asyncio.to_thread(self._read, groups)
-        self._note_models(self._last)
+        async with self._reading:
+            residents = self._residents.all()
+            groups = {r.pid for r in residents if r.pid is not None}
+            rising = frozenset(r.id for r in residents if r.status in RISING)
+            last = await asyncio.to_thread(self._read, groups, rising)
+            _log_changes(self._last.gpus, last.gpus)
+            self._last = msgspec.structs.replace(last, gpus=settle(self._last.gpus, last.gpus))
+            self._note_models(self._last)
 
-    def _read(self, groups: set[int]) -> Measurement:
+    def _read(self, groups: set[int], rising: frozenset[str]) -> Measurement:
         return Measurement(
             gpus=self._gpus.read(),
             host_ram_free_mb=machine.ram_free_mb(),
             ram_mb=machine.groups_ram_mb(groups) if groups else {},
+            rising=rising,
         )
 
     def _note_models(self, measurement: Measurement) -> None:
-        vram_mb = vram_by_group(reading.processes for reading in measurement.gpus)
-        for resident in self._residents.all():
-            if resident.pid is not None:
-                self._residents.note_memory(
-                    resident.id,
-                    vram_mb=vram_mb.get(resident.pid),
-                    host_ram_mb=measurement.ram_mb.get(resident.pid),
-                )
+        by_group = vram_by_group(measurement.gpus)
+        residents = [r for r in self._residents.all() if r.pid is not None]
+        self._used_mb = {r.id: by_group[r.pid] for r in residents if r.pid in by_group}
+        for resident in residents:
+            used_mb = self.used_mb(resident.id)
+            ram_mb = measurement.ram_mb.get(resident.pid or 0)
+            vram_mb = sum(used_mb.values()) if used_mb else None
+            self._residents.note_memory(resident.id, vram_mb=vram_mb, host_ram_mb=ram_mb)
+            if resident.status is ModelStatus.LOADED and resident.id not in measurement.rising:
+                self._residents.costs.note_memory(resident.spec, used_mb, ram_mb)
 
 
-def vram_by_group(processes: Iterable[dict[int, int]]) -> dict[int, int]:
-    """MiB of GPU memory by process group, over all GPUs."""
-    used: dict[int, int] = {}
-    for by_pid in processes:
-        for pid, used_mb in by_pid.items():
-            group = machine.group_of(pid)
-            used[group] = used.get(group, 0) + used_mb
+def settle(before: list[GpuReading], now: list[GpuReading]) -> list[GpuReading]:
+    """The readings, where a GPU did not tell its memory for once with what it told last.
+
+    Nothing used of nothing free is no answer either. A GPU that is lost has no memory, and says so.
+    """
+    last = {reading.health.index: reading.health for reading in before if not reading.is_lost}
+    return [_settled(last.get(reading.health.index), reading) for reading in now]
+
+
+def _settled(before: DeviceHealth | None, now: GpuReading) -> GpuReading:
+    health = now.health
+    if before is None or now.is_lost or health.vram_used_mb or health.vram_free_mb:
+        return now
+    kept = msgspec.structs.replace(
+        health, vram_used_mb=before.vram_used_mb, vram_free_mb=before.vram_free_mb
+    )
+    return now._replace(health=kept)
+
+
+def _lost(readings: Iterable[GpuReading]) -> set[int]:
+    return {reading.health.index for reading in readings if reading.is_lost}
+
+
+def _log_changes(before: list[GpuReading], now: list[GpuReading]) -> None:
+    if gone := _lost(now) - _lost(before):
+        log.error("GPU lost", devices=sorted(gone))
+    if back := _lost(before) - _lost(now):
+        log.info("GPU back", devices=sorted(back))
+
+
+def vram_by_group(readings: Iterable[GpuReading]) -> dict[int, dict[int, int]]:
+    """MiB of GPU memory by process group and device."""
+    used: dict[int, dict[int, int]] = {}
+    for reading in readings:
+        for pid, used_mb in reading.processes.items():
+            by_device = used.setdefault(machine.group_of(pid), {})
+            index = reading.health.index
+            by_device[index] = by_device.get(index, 0) + used_mb
     return used

@@ -21,12 +21,15 @@ from prometheus_client.registry import Collector
 from cortex_core.node import DeviceHealth, ModelActivity, ModelState, ModelStatus
 from neuron.measuring import Measuring
 from neuron.residents import Residents
+from neuron.traffic import Traffic
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 UNKNOWN = "unknown"
 
 # From an echo engine's tenth of a second to a large model read from a slow disk.
 LOAD_BUCKETS_S = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 60, 120, 300, 600, 1200)
+# From no wait at all to `max_wait_s` as it comes.
+QUEUE_BUCKETS_S = (0.001, 0.01, 0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 
 # name, help, value: series with the label `model`
 MODEL_GAUGES: list[tuple[str, str, Callable[[ModelActivity], float | None]]] = [
@@ -61,7 +64,7 @@ DEVICE_GAUGES: list[tuple[str, str, Callable[[DeviceHealth], float | None]]] = [
 class Metrics:
     """Counts what happens, and reads what is."""
 
-    def __init__(self, residents: Residents, measuring: Measuring) -> None:
+    def __init__(self, residents: Residents, measuring: Measuring, traffic: Traffic) -> None:
         # A series more for each of ours, which nobody reads.
         disable_created_metrics()  # type: ignore[no-untyped-call]  # its signature has no types
         self._residents = residents
@@ -80,13 +83,38 @@ class Metrics:
             buckets=LOAD_BUCKETS_S,
             registry=self._registry,
         )
+        self._move_seconds = Histogram(
+            "neuron_move_seconds",
+            "What sleep, wake and unload take, once requests have ended.",
+            ["move"],
+            buckets=LOAD_BUCKETS_S,
+            registry=self._registry,
+        )
+        self._leaks = Counter(
+            "neuron_memory_leaks",
+            "Sleeps and unloads after which a device had less memory free than was promised.",
+            registry=self._registry,
+        )
         self._failures = Counter(
             "neuron_engine_failures",
             "Engines that did not come up, or died.",
             ["model"],
             registry=self._registry,
         )
-        self._registry.register(_Now(residents, measuring))
+        self._queue_seconds = Histogram(
+            "neuron_queue_wait_seconds",
+            "How long requests waited for their turn, those that did not have to included.",
+            ["model"],
+            buckets=QUEUE_BUCKETS_S,
+            registry=self._registry,
+        )
+        self._rejections = Counter(
+            "neuron_rejections",
+            "Requests that came to a model that serves and were refused before its engine, by error code.",
+            ["model", "code"],
+            registry=self._registry,
+        )
+        self._registry.register(_Now(residents, measuring, traffic))
 
     def note_request(self, model: str, code: str) -> None:
         """A request ended. `model` is a resident's id, or `unknown`."""
@@ -98,10 +126,28 @@ class Metrics:
         """A model came up."""
         self._load_seconds.labels(harness).observe(load_s)
 
+    def note_move(self, move: str, move_s: float) -> None:
+        """A model moved on the ladder of residency: `sleep`, `wake` or `unload`."""
+        self._move_seconds.labels(move).observe(move_s)
+
+    def note_leak(self) -> None:
+        """An engine did not give back the device memory that it was to."""
+        self._leaks.inc()
+
     def note_failure(self, model: str) -> None:
         """An engine did not come up, or died."""
         self._counted.add(model)
         self._failures.labels(model).inc()
+
+    def note_queue(self, model: str, waited_s: float) -> None:
+        """It is a request's turn."""
+        self._counted.add(model)
+        self._queue_seconds.labels(model).observe(waited_s)
+
+    def note_rejection(self, model: str, code: str) -> None:
+        """A request found no place, or did not get its turn."""
+        self._counted.add(model)
+        self._rejections.labels(model, code).inc()
 
     def write(self) -> bytes:
         """The answer of GET /metrics."""
@@ -112,17 +158,18 @@ class Metrics:
         """Drop the series of models that have gone: ids come from clients, and would add up for ever."""
         gone = self._counted - {resident.id for resident in self._residents.all()}
         for model in gone:
-            self._requests.remove_by_labels({"model": model})
-            self._failures.remove_by_labels({"model": model})
+            for family in (self._requests, self._failures, self._queue_seconds, self._rejections):
+                family.remove_by_labels({"model": model})
         self._counted -= gone
 
 
 class _Now(Collector):
     """What is true at this moment, asked for at each scrape."""
 
-    def __init__(self, residents: Residents, measuring: Measuring) -> None:
+    def __init__(self, residents: Residents, measuring: Measuring, traffic: Traffic) -> None:
         self._residents = residents
         self._measuring = measuring
+        self._traffic = traffic
 
     def collect(self) -> Iterator[Metric]:
         residents = self._residents.all()
@@ -130,6 +177,12 @@ class _Now(Collector):
         states = [self._residents.state(resident, 0.0) for resident in residents]
         devices = self._measuring.devices()
         yield _statuses(states)
+        yield _gauge(
+            "neuron_queue_waiting",
+            "Requests that wait for their turn in front of the engine.",
+            "model",
+            self._traffic.queues(),
+        )
         for name, text, model_value in MODEL_GAUGES:
             yield _gauge(name, text, "model", [(m.id, model_value(m)) for m in activities])
         for name, text, state_value in STATE_GAUGES:

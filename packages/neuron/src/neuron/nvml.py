@@ -2,10 +2,11 @@
 """What does the NVIDIA driver say? The only importer of pynvml.
 
 No driver is an answer. A driver that is there and fails gives its reason. A figure that one GPU does not have
-is None, and spoils no other.
+is None, and spoils no other; a GPU that has gone spoils no other either.
 """
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import pynvml
@@ -13,7 +14,15 @@ import pynvml
 from cortex_core import logs
 from cortex_core.discovery import Device
 from cortex_core.node import DeviceHealth
-from neuron.discovery import Driver, GpuReading
+from neuron.discovery import (
+    Driver,
+    GpuReading,
+    Listed,
+    choose_visible,
+    mig_index,
+    mismatch_reason,
+)
+from neuron.machine import nvidia_kernel_module
 
 log = logs.get(__name__)
 
@@ -23,8 +32,19 @@ MIB = 1024 * 1024
 MILLIWATTS = 1000
 
 
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+# The GPU fell off the bus, or needs a reset. Any question about it gives one of these.
+LOST = frozenset(
+    {
+        pynvml.NVML_ERROR_GPU_IS_LOST,
+        pynvml.NVML_ERROR_RESET_REQUIRED,
+        pynvml.NVML_ERROR_GPU_NOT_FOUND,
+    }
+)
+
+
 class Nvml:
-    """The driver of this machine."""
+    """The driver of this machine, as far as CUDA_VISIBLE_DEVICES lets this process see it."""
 
     def __init__(self) -> None:
         self._handles: list[tuple[int, Any]] = []
@@ -35,9 +55,7 @@ class Nvml:
         try:
             pynvml.nvmlInit()
         except pynvml.NVMLError as error:
-            if error.value == pynvml.NVML_ERROR_LIBRARY_NOT_FOUND:
-                return Driver()
-            return Driver(unavailable_reason=f"the NVIDIA driver does not work: {error}")
+            return _unusable(error)
         self._begun = True
         try:
             return self._driver()
@@ -45,17 +63,30 @@ class Nvml:
             return Driver(unavailable_reason=f"the NVIDIA driver cannot list its GPUs: {error}")
 
     def _driver(self) -> Driver:
-        count = pynvml.nvmlDeviceGetCount()
-        self._handles = [(i, pynvml.nvmlDeviceGetHandleByIndex(i)) for i in range(count)]
+        found = list(_list_devices())
+        variable = os.environ.get(VISIBLE)
+        visible, unknown = choose_visible([listed for listed, _ in found], variable)
+        chosen = {listed.device.uuid for listed in visible}
+        self._handles = [
+            (listed.device.index, handle)
+            for listed, handle in found
+            if listed.device.uuid in chosen
+        ]
+        reason = None
+        if unknown is not None and unknown != "-1" and found:
+            known = ", ".join(f"{each.device.index} ({each.device.uuid})" for each, _ in found)
+            reason = f"{VISIBLE} has '{unknown}', which names none of {known}"
+            log.warning("device is not there", variable=VISIBLE, reason=reason)
         return Driver(
             driver_version=_ask(pynvml.nvmlSystemGetDriverVersion),
             cuda_version=_ask(_cuda_version),
-            devices=[_device(index, handle) for index, handle in self._handles],
+            unavailable_reason=None if visible else reason,
+            devices=[each.device for each in visible],
         )
 
     def read(self) -> list[GpuReading]:
         """What each GPU does now."""
-        return [GpuReading(_health(i, handle), _processes(handle)) for i, handle in self._handles]
+        return [_read(index, handle) for index, handle in self._handles]
 
     def close(self) -> None:
         """Let the driver go."""
@@ -65,10 +96,57 @@ class Nvml:
             _ask(pynvml.nvmlShutdown)
 
 
+def _unusable(error: Any) -> Driver:
+    if error.value == pynvml.NVML_ERROR_LIBRARY_NOT_FOUND:
+        return Driver()
+    if error.value == pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH:
+        # It tells its own version, whether it could begin or not: that of CUDA, then that of the driver.
+        library = _ask(pynvml.nvmlSystemGetNVMLVersion)
+        version = library.partition(".")[2] if library else None
+        return Driver(unavailable_reason=mismatch_reason(version, nvidia_kernel_module()))
+    return Driver(unavailable_reason=f"the NVIDIA driver does not work: {error}")
+
+
+def _list_devices() -> Iterator[tuple[Listed, Any]]:
+    """Each GPU with its handle; of one in MIG mode its instances instead, since it can be used by no other way."""
+    for index in range(pynvml.nvmlDeviceGetCount()):
+        try:
+            handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+            gpu = _device(index, handle)
+            in_mig_mode = _is_in_mig_mode(handle)
+            devices = list(_mig_instances(index, handle)) if in_mig_mode else [(gpu, handle)]
+        except pynvml.NVMLError as error:
+            log.warning("GPU cannot be used", devices=[index], reason=str(error))
+            continue
+        for device, own in devices:
+            yield Listed(device, index, gpu.uuid), own
+
+
+def _is_in_mig_mode(handle: Any) -> bool:
+    mode = _ask(pynvml.nvmlDeviceGetMigMode, handle)
+    return mode is not None and mode[0] == pynvml.NVML_DEVICE_MIG_ENABLE
+
+
+def _mig_instances(gpu_index: int, handle: Any) -> Iterator[tuple[Device, Any]]:
+    for slot in range(pynvml.nvmlDeviceGetMaxMigDeviceCount(handle)):
+        try:
+            own = pynvml.nvmlDeviceGetMigDeviceHandleByIndex(handle, slot)
+        except pynvml.NVMLError_NotFound:
+            continue
+        yield _device(mig_index(gpu_index, slot), own), own
+
+
 def _ask(question: Callable[..., T], *args: Any) -> T | None:
+    """The answer; None: it has none.
+
+    Raises:
+        pynvml.NVMLError: one of LOST.
+    """
     try:
         return question(*args)
     except pynvml.NVMLError as error:
+        if error.value in LOST:
+            raise
         log.debug("driver does not tell", kind=getattr(question, "__name__", ""), reason=str(error))
         return None
 
@@ -91,6 +169,13 @@ def _device(index: int, handle: Any) -> Device:
     )
 
 
+def _read(index: int, handle: Any) -> GpuReading:
+    try:
+        return GpuReading(_health(index, handle), _processes(handle))
+    except pynvml.NVMLError:
+        return GpuReading(DeviceHealth(index=index), {}, is_lost=True)
+
+
 def _health(index: int, handle: Any) -> DeviceHealth:
     memory = _ask(pynvml.nvmlDeviceGetMemoryInfo, handle)
     rates = _ask(pynvml.nvmlDeviceGetUtilizationRates, handle)
@@ -107,7 +192,8 @@ def _health(index: int, handle: Any) -> DeviceHealth:
 
 
 def _processes(handle: Any) -> dict[int, int]:
-    found = _ask(pynvml.nvmlDeviceGetComputeRunningProcesses, handle) or []
+    # The third version by its name: without one, a driver too old for it is an error of another kind.
+    found = _ask(pynvml.nvmlDeviceGetComputeRunningProcesses_v3, handle) or []
     return {
         process.pid: process.usedGpuMemory // MIB
         for process in found

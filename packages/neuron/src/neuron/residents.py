@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Which models are resident, and what is known of each. The one owner; it is told, and asked, and never waits. Pure."""
 
-from collections import OrderedDict
 from collections.abc import Mapping
 
 import msgspec
@@ -9,20 +8,20 @@ import msgspec
 from cortex_core.control import ModelSpec
 from cortex_core.node import ModelActivity, ModelState, ModelStatus, Progress
 from cortex_core.sources import read_model_name
+from neuron.costs import Costs
 from neuron.host.messages import Activity, Phase, Ready
 from neuron.lifecycle import Event, next_status
 
 # Failed models stay to be looked at; ids come from clients, so there is a bound. The oldest goes.
 MAX_FAILED = 32
-# Load times are kept past an unload, to tell how long the next load will take.
-MAX_REMEMBERED = 256
 
 
 class Failure(msgspec.Struct, frozen=True, kw_only=True):
     """Why a model is failed.
 
     Attributes:
-        kind: as in LoadRefusedError, or `engine_start_failed`, `start_timeout`, `engine_died`.
+        kind: as in LoadRefusedError, or `engine_start_failed`, `start_timeout`, `start_hung`, `engine_died`, `engine_hung`,
+            `engine_poisoned`, `wake_failed`, `restarts_exhausted`.
         reason: the true cause.
         suggestion: what to do about it; may be empty.
     """
@@ -70,11 +69,15 @@ class Resident(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Residents:
-    """The models of this machine, whatever their harness."""
+    """The models of this machine, whatever their harness.
 
-    def __init__(self) -> None:
+    Attributes:
+        costs: what each took when that was last done; kept past an unload, to tell how long the next will take.
+    """
+
+    def __init__(self, costs: Costs | None = None) -> None:
         self._by_id: dict[str, Resident] = {}
-        self._load_s: OrderedDict[str, float] = OrderedDict()
+        self.costs = costs or Costs()
 
     def all(self) -> list[Resident]:
         """Every resident model, in the order of their loads."""
@@ -91,6 +94,16 @@ class Residents:
             return exact
         same = [r for r in self._by_id.values() if read_model_name(r.id).bare == model_id]
         return same[0] if len(same) == 1 else None
+
+    def find_served(self, name: str) -> Resident | None:
+        """The model that answers to a name: its own as `find` knows it, or that of one of its LoRA adapters.
+
+        Of two models with an adapter of the same name neither does.
+        """
+        if (own := self.find(name)) is not None:
+            return own
+        having = [r for r in self._by_id.values() if name in (r.spec.lora or {})]
+        return having[0] if len(having) == 1 else None
 
     def note_load(self, spec: ModelSpec, now_s: float) -> None:
         """Its load begins."""
@@ -122,10 +135,7 @@ class Residents:
     def note_ready(self, model_id: str, ready: Ready, now_s: float, created: int) -> float:
         """Its engine serves. Returns the seconds that took."""
         took_s = now_s - self._by_id[model_id].began_s
-        self._load_s[model_id] = took_s
-        self._load_s.move_to_end(model_id)
-        if len(self._load_s) > MAX_REMEMBERED:
-            self._load_s.popitem(last=False)
+        self.costs.note_load(model_id, took_s)
         self._move(model_id, Event.READY)
         self._change(model_id, ready=ready, created=created)
         return took_s
@@ -155,6 +165,44 @@ class Residents:
         for oldest in failed[:-MAX_FAILED]:
             del self._by_id[oldest]
 
+    def has_served(self, model_id: str) -> bool:
+        """Whether its engine came up since it was loaded."""
+        resident = self._by_id.get(model_id)
+        return resident is not None and resident.ready is not None
+
+    def note_lost(self, model_id: str, failure: Failure, now_s: float) -> None:
+        """Its engine is gone, and is started again."""
+        self._move(model_id, Event.LOST)
+        self._change(
+            model_id,
+            failure=failure,
+            pid=None,
+            activity=Activity(),
+            vram_used_mb=None,
+            host_ram_used_mb=None,
+            claims_mb={},
+            began_s=now_s,
+            phase=Phase(phase="waiting"),
+        )
+
+    def note_slept(self, model_id: str, now_s: float) -> None:
+        """It is to sleep; new requests are refused from now on."""
+        self._move(model_id, Event.SLEPT)
+        self._change(model_id, began_s=now_s)
+
+    def note_asleep(self, model_id: str) -> None:
+        """It sleeps, and what it had of the devices is free for others."""
+        self._change(model_id, claims_mb={})
+
+    def note_woken(self, model_id: str, claims_mb: Mapping[int, int], now_s: float) -> None:
+        """It is to serve again, and has its claims again."""
+        self._move(model_id, Event.WOKEN)
+        self._change(model_id, claims_mb=claims_mb, began_s=now_s, phase=Phase(phase="waking"))
+
+    def note_awake(self, model_id: str) -> None:
+        """It serves again."""
+        self._move(model_id, Event.READY)
+
     def note_refused(self, model_id: str) -> None:
         """It cannot be loaded: it was never here."""
         self._move(model_id, Event.REFUSED)
@@ -175,6 +223,7 @@ class Residents:
         """The entry of GET /models."""
         ready = resident.ready or Ready()
         loading = resident.status in (ModelStatus.LOADING, ModelStatus.RECOVERING)
+        cost = self.costs.find(resident.id)
         return ModelState(
             id=resident.id,
             harness=resident.spec.harness,
@@ -187,7 +236,10 @@ class Residents:
             can_sleep=ready.can_sleep,
             progress=self._progress(resident, now_s) if loading else None,
             last_error=resident.failure.reason if resident.failure else None,
-            load_s=self._load_s.get(resident.id),
+            load_s=cost.load_s,
+            wake_s=cost.wake_s,
+            sleep_s=cost.sleep_s,
+            unload_s=cost.unload_s,
         )
 
     def activity(self, resident: Resident) -> ModelActivity:
@@ -205,9 +257,12 @@ class Residents:
         )
 
     def _progress(self, resident: Resident, now_s: float) -> Progress:
-        last_s = self._load_s.get(resident.id)
+        last_s = self.costs.find(resident.id).load_s
         eta_s = None if last_s is None else max(0.0, last_s - (now_s - resident.began_s))
-        return Progress(phase=resident.phase.phase, ratio=resident.phase.ratio, eta_s=eta_s)
+        phase = resident.phase
+        # What the phase knows of itself is better than what the last load took.
+        eta_s = eta_s if phase.eta_s is None else phase.eta_s
+        return Progress(phase=phase.phase, ratio=phase.ratio, eta_s=eta_s)
 
     def _move(self, model_id: str, event: Event) -> None:
         before = self._by_id.get(model_id)

@@ -8,6 +8,8 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+import msgspec
+
 from cortex_core.control import ModelSpec
 from cortex_core.discovery import Device
 from cortex_core.http.client import Client, read_all
@@ -116,6 +118,9 @@ async def serve(config: Config, gpus: FakeGpus | None = None) -> AsyncIterator[S
         open_run_dir(f"{folder}/run") as run_dir,
     ):
         async with asyncio.TaskGroup() as tasks:
+            config = msgspec.structs.replace(
+                config, state_dir=config.state_dir or f"{folder}/state"
+            )
             daemon = Daemon(config, gpus or FakeGpus(), run_dir, tasks)
             async with serving(daemon.front) as endpoint:
                 served = Served(daemon, endpoint)
@@ -124,4 +129,5 @@ async def serve(config: Config, gpus: FakeGpus | None = None) -> AsyncIterator[S
                 finally:
                     await served.client.close()
                     daemon.front.close()
+                    daemon.weights.close()
                     await asyncio.gather(*(h.stop() for h in daemon.harnesses.values()))

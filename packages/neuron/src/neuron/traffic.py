@@ -1,11 +1,18 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""How requests reach the engines: one link per engine, with its connections and what is in flight on it."""
+"""How requests reach the engines: one link per engine, with its connections and the places that requests have on it."""
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
+import msgspec
+
+from cortex_core.errors import WaitTimeoutError
 from cortex_core.http.client import Client
+from cortex_core.node import ModelActivity
+from neuron.admission import ANONYMOUS, Admission, Place, Stage, TurnedAwayError
+from neuron.config import AdmissionSettings
 
 # A whole answer is silent until it is complete, and may take long. An engine that hangs is not told by this.
 ENGINE_IDLE_S = 3600.0
@@ -16,30 +23,61 @@ class Link:
 
     Attributes:
         gone: set when the engine has ended, and the residents know why.
+        used_s: when a request last ended here, or the link was made; monotonic seconds.
+        admission: who runs and who waits; without limits until the engine serves.
     """
 
     def __init__(self, endpoint: str) -> None:
         self.endpoint = endpoint
         self.client = Client(endpoint, idle_timeout_s=ENGINE_IDLE_S)
         self.gone = asyncio.Event()
-        self._in_flight = 0
+        self.admission = Admission()
+        self.used_s = time.monotonic()
         self._idle = asyncio.Event()
         self._idle.set()
 
-    @contextmanager
-    def request(self) -> Iterator[None]:
-        """Hold this while a request is in flight: an unload waits for it."""
-        self._in_flight += 1
-        self._idle.clear()
+    @asynccontextmanager
+    async def place(self, model: str, principal: str = ANONYMOUS) -> AsyncIterator[None]:
+        """Hold this while a request is in flight; it is entered when it is the request's turn.
+
+        Raises:
+            QueueFullError, RateLimitExceededError: at once, as Admission says.
+            WaitTimeoutError: its turn did not come in time.
+            TurnedAwayError: no turn will come.
+        """
+        moved = asyncio.Event()
+        place = self.admission.enter(model, principal, moved.set)
+        # Nothing may wait between `enter` and `try`: whoever leaves in between would keep the place for ever.
         try:
+            if place.stage is Stage.WAITING:
+                await self._wait(model, place, moved)
+            if place.stage is Stage.OUT:
+                raise TurnedAwayError
+            self._idle.clear()
             yield
         finally:
-            self._in_flight -= 1
-            if not self._in_flight:
+            self.admission.leave(place)
+            self.used_s = time.monotonic()
+            if not self.admission.running:
                 self._idle.set()
 
+    async def _wait(self, model: str, place: Place, moved: asyncio.Event) -> None:
+        longest_s = self.admission.settings.max_wait_s
+        try:
+            async with asyncio.timeout(longest_s):
+                await moved.wait()
+        except TimeoutError:
+            if place.stage is Stage.WAITING:  # else its turn came in the same instant
+                raise WaitTimeoutError(
+                    model=model,
+                    waited_s=longest_s,
+                    what="its turn",
+                    retry_after_s=self.admission.retry_after_s,
+                ) from None
+
     async def drained(self, within_s: float) -> bool:
-        """Wait until nothing is in flight; False: `within_s` was not enough."""
+        """Turn away who waits, and wait until nothing runs; False: `within_s` was not enough."""
+        self.admission.turn_away()
         try:
             async with asyncio.timeout(within_s):
                 await self._idle.wait()
@@ -51,17 +89,54 @@ class Link:
 class Traffic:
     """The links of all engines that serve."""
 
-    def __init__(self) -> None:
+    def __init__(self, settings: AdmissionSettings | None = None) -> None:
+        self._settings = settings or AdmissionSettings()
         self._links: dict[str, Link] = {}
+        self._closed = False
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the daemon takes no more requests."""
+        return self._closed
 
     def find(self, model_id: str) -> Link | None:
         """The link of a model, by the id it was loaded under; None: it does not serve."""
         return self._links.get(model_id)
 
-    def note_open(self, model_id: str, link: Link) -> None:
-        """An engine serves from now on."""
+    def note_open(self, model_id: str, link: Link, max_running: int | None = None) -> None:
+        """An engine serves from now on; `max_running` requests at once, None: any number of them."""
+        if self._settings.max_running is not None:
+            max_running = self._settings.max_running
+        link.admission.apply_settings(
+            msgspec.structs.replace(self._settings, max_running=max_running)
+        )
         self._links[model_id] = link
 
     def note_gone(self, model_id: str) -> None:
         """It does not any more. Its connections are left to break, so that who reads from one is told."""
-        self._links.pop(model_id).gone.set()
+        link = self._links.pop(model_id)
+        link.gone.set()
+        link.admission.close()
+
+    def close(self) -> None:
+        """The daemon stops: nobody waits any longer, and what runs goes on."""
+        self._closed = True
+        for link in self._links.values():
+            link.admission.close()
+
+    def queues(self) -> list[tuple[str, float | None]]:
+        """How many wait for each model that serves."""
+        return [(model_id, link.admission.waiting) for model_id, link in self._links.items()]
+
+    def with_queue(self, activity: ModelActivity) -> ModelActivity:
+        """What a model's engine does, and what waits for it here."""
+        link = self._links.get(activity.id)
+        if link is None:
+            return activity
+        limits = link.admission.settings
+        return msgspec.structs.replace(
+            activity,
+            waiting=activity.waiting + link.admission.waiting,
+            max_running=limits.max_running,
+            max_waiting=limits.max_waiting,
+        )

@@ -2,11 +2,11 @@
 """Loads and unloads on real echo hosts."""
 
 import asyncio
-import os
-import signal
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from cortex_core.control import ModelSpec
@@ -19,7 +19,7 @@ from cortex_core.errors import (
 )
 from cortex_core.node import ModelStatus
 from neuron.config import EchoSettings, HarnessSettings
-from neuron.harnesses.hosted import Hosted
+from neuron.harnesses.echo import EchoHarness
 from neuron.harnesses.run import Launch
 from neuron.testing import Served, make_config, make_echo, serve
 
@@ -102,20 +102,6 @@ async def test_a_load_that_takes_too_long_is_given_up() -> None:
         )
         assert isinstance(outcome, LoadFailedError)
         assert outcome.facts["load_kind"] == "start_timeout"
-
-
-async def test_an_engine_that_is_killed_is_failed_with_the_reason_and_comes_up_again(
-    served: Served,
-) -> None:
-    await served.echo.load(make_echo("echo/m"))
-    os.kill(served.host_pids[0], signal.SIGKILL)
-    await until_status(served, "echo/m", "failed")
-    failed = served.daemon.residents.get("echo/m")
-    assert failed is not None
-    assert failed.failure is not None
-    assert failed.failure.reason == "its process was killed by SIGKILL"
-    assert served.echo.endpoint("echo/m") is None
-    assert (await served.echo.load(make_echo("echo/m"))).status == "loaded"
 
 
 async def test_an_unload_takes_process_and_files(served: Served) -> None:
@@ -207,24 +193,14 @@ async def test_closing_tells_who_waits_for_a_load_at_once(served: Served) -> Non
     assert served.daemon.residents.all() == []
 
 
-class OnDevices(Hosted):
-    """Echo engines that claim devices, and tell how many start at once."""
+class OnDevices(EchoHarness):
+    """Echo engines that claim devices."""
 
-    name = "echo"
-
-    def __init__(self, inner: Hosted, devices: dict[str, list[int]]) -> None:
-        super().__init__(inner._shared)
-        self._inner = inner
-        self._devices = devices
+    devices: Mapping[str, list[int]] = {}
 
     async def plan_launch(self, spec: ModelSpec) -> Launch:
-        launch = await self._inner.plan_launch(spec)
-        return Launch(
-            python=launch.python,
-            devices=self._devices[spec.model_id],
-            start_timeout_s=launch.start_timeout_s,
-            stop_timeout_s=launch.stop_timeout_s,
-        )
+        launch = await super().plan_launch(spec)
+        return msgspec.structs.replace(launch, devices=self.devices[spec.model_id])
 
 
 @pytest.mark.parametrize(
@@ -234,7 +210,8 @@ async def test_a_device_never_has_two_engines_starting(
     served: Served, devices: list[list[int]], together: int
 ) -> None:
     ids = [f"echo/{name}?load_s=0.2" for name in "abc"]
-    harness = OnDevices(served.echo, dict(zip(ids, devices, strict=True)))
+    harness = OnDevices(make_config(), served.echo._shared)
+    harness.devices = dict(zip(ids, devices, strict=True))
     most = 0
 
     def count() -> int:
@@ -257,11 +234,11 @@ async def test_a_device_never_has_two_engines_starting(
 
 
 async def test_a_fault_of_ours_fails_one_model_and_no_other(served: Served) -> None:
-    class Broken(OnDevices):
+    class Broken(EchoHarness):
         async def plan_launch(self, spec: ModelSpec) -> Launch:
             raise RuntimeError("we did not think of this")
 
     await served.echo.load(make_echo("echo/good"))
     with pytest.raises(LoadFailedError, match="we did not think of this"):
-        await Broken(served.echo, {}).load(make_echo("echo/bad"))
+        await Broken(make_config(), served.echo._shared).load(make_echo("echo/bad"))
     assert status(served, "echo/good") == "loaded"

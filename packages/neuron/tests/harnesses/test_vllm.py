@@ -2,6 +2,7 @@
 """How vLLM engines are started, without starting one."""
 
 import asyncio
+import json
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,25 +13,25 @@ import pytest
 
 from cortex_core.control import ModelSpec
 from cortex_core.discovery import Device
-from cortex_core.errors import LoadRefusedError
+from cortex_core.errors import LoadFailedError, LoadRefusedError
 from cortex_core.node import DeviceHealth
 from neuron import demo
 from neuron.config import Config, HarnessSettings, VllmSettings
 from neuron.discovery import Driver, GpuReading
-from neuron.harnesses.hosted import Hosted
 from neuron.harnesses.run import Launch
-from neuron.harnesses.vllm import plan_environment
+from neuron.harnesses.vllm import VllmHarness, plan_environment
 from neuron.testing import FakeGpus, make_gpu, serve
 
 DEMO = ModelSpec(model_id="helexa/demo")
 
 
 @asynccontextmanager
-async def harness(gpus: FakeGpus | None = None, **settings: Any) -> AsyncIterator[Hosted]:
-    config = Config(harness=HarnessSettings(vllm=VllmSettings(**settings)))
+async def harness(gpus: FakeGpus | None = None, **settings: Any) -> AsyncIterator[VllmHarness]:
+    config = Config(harness=HarnessSettings(vllm=VllmSettings(download=False, **settings)))
     async with serve(config, gpus) as served:
-        await served.daemon.measuring.measure()
-        yield served.daemon.harnesses["vllm"]
+        made = served.daemon.harnesses["vllm"]
+        assert isinstance(made, VllmHarness)
+        yield made
 
 
 async def plan(spec: ModelSpec, gpus: FakeGpus | None = None, **settings: Any) -> Launch:
@@ -42,12 +43,18 @@ async def plan(spec: ModelSpec, gpus: FakeGpus | None = None, **settings: Any) -
     return launch
 
 
-def two_gpus() -> FakeGpus:
-    readings = [
-        GpuReading(DeviceHealth(index=i, vram_free_mb=free), {})
-        for i, free in enumerate([10, 20_000])
+def gpus_with(*free_mb: int, **uuids: str) -> FakeGpus:
+    """GPUs of 24,000 MiB; `g0="MIG-…"` calls one otherwise."""
+    devices = [make_gpu(index) for index in range(len(free_mb))]
+    named = [
+        Device(index=d.index, uuid=uuids.get(f"g{d.index}", d.uuid), name="G", vram_total_mb=24_000)
+        for d in devices
     ]
-    return FakeGpus(Driver(driver_version="580", devices=[make_gpu(0), make_gpu(1)]), readings)
+    readings = [
+        GpuReading(DeviceHealth(index=i, vram_used_mb=24_000 - free, vram_free_mb=free), {})
+        for i, free in enumerate(free_mb)
+    ]
+    return FakeGpus(Driver(driver_version="580", devices=named), readings)
 
 
 async def test_on_the_cpu_it_takes_a_part_of_the_budget() -> None:
@@ -55,66 +62,131 @@ async def test_on_the_cpu_it_takes_a_part_of_the_budget() -> None:
     assert launch.python == sys.executable
     assert launch.model_path == str(demo.path())
     assert launch.devices == [0]
-    assert 64 < launch.claims_mb[0] < 80
-    assert launch.settings == {
-        "platform": "cpu",
-        "kv_cache_mb": 64,
-        "max_model_len": None,
-        "gpu_memory_utilization": None,
-    }
+    assert launch.claims_mb == {0: 64 + launch.weights_mb}
+    assert launch.settings["platform"] == "cpu"
+    assert launch.settings["kv_cache_mb"] == 64
+    assert launch.settings["max_model_len"] is None
+    assert launch.settings["gpu_memory_utilization"] is None
     assert "CUDA_VISIBLE_DEVICES" not in launch.environ
 
 
 async def test_on_gpus_it_sees_those_that_it_gets_and_claims_its_share() -> None:
-    launch = await plan(DEMO, two_gpus(), python="/engine/bin/python", max_model_len=512)
+    launch = await plan(DEMO, gpus_with(10, 20_000), python="/engine/bin/python", max_model_len=512)
     assert launch.python == "/engine/bin/python"
     assert launch.devices == [1]
-    assert launch.claims_mb == {}
+    # 16 requests of 512 tokens and a block, of 2 KiB each.
+    assert launch.settings["kv_cache_mb"] == 17
+    # Weights, workspace and process beside the cache.
+    assert launch.claims_mb == {1: 17 + 3 + 22 + 1536}
     assert launch.environ["CUDA_VISIBLE_DEVICES"] == "1"
     assert launch.environ["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
     assert launch.settings["platform"] == "cuda"
-    assert launch.settings["kv_cache_mb"] == 4096
     assert launch.settings["max_model_len"] == 512
-    assert 0.2 < launch.settings["gpu_memory_utilization"] < 0.3
+    assert launch.settings["gpu_memory_utilization"] == round((1578 - 512) / 24_000, 4)
 
 
-async def test_a_broken_driver_is_told_and_not_hidden_by_the_cpu() -> None:
-    with pytest.raises(LoadRefusedError, match="no device") as caught:
-        await plan(DEMO, FakeGpus(Driver(unavailable_reason="version mismatch")))
-    assert "version mismatch" in caught.value.message
-    assert caught.value.facts["load_kind"] == "insufficient_vram"
+async def test_a_context_that_does_not_fit_the_cache_is_lowered_to_what_does() -> None:
+    launch = await plan(DEMO, kv_cache_mb=4)
+    assert launch.settings["max_model_len"] == 1920
+
+
+async def test_a_mig_instance_is_named_by_its_uuid() -> None:
+    launch = await plan(DEMO, gpus_with(20_000, g0="MIG-one"))
+    assert launch.environ["CUDA_VISIBLE_DEVICES"] == "MIG-one"
 
 
 @pytest.mark.parametrize(
-    ("fields", "kind"),
+    ("driver", "reason"),
     [
-        ({"model_id": "nobody/knows"}, "repo_fetch_failed"),
-        ({"model_id": "helexa/demo", "engine_args": {"trust_remote_code": True}}, "invalid_spec"),
+        (Driver(unavailable_reason="version mismatch"), "no GPU can be used: version mismatch."),
+        (Driver(), "no GPU can be used: `platform` is cuda, and there is no NVIDIA GPU."),
+    ],
+)
+async def test_a_broken_driver_is_told_and_not_hidden_by_the_cpu(
+    driver: Driver, reason: str
+) -> None:
+    with pytest.raises(LoadFailedError) as caught:
+        await plan(DEMO, FakeGpus(driver), platform="cuda")
+    assert caught.value.facts["load_kind"] == "cuda_unavailable"
+    assert caught.value.facts["reason"] == reason
+
+
+@pytest.mark.parametrize(
+    ("fields", "kind", "message"),
+    [
+        ({"model_id": "nobody/knows"}, "repo_fetch_failed", "nobody/knows"),
+        ({"engine_args": {"trust_remote_code": True}}, "invalid_spec", "trust_remote_code"),
+        ({"tensor_parallel": 3}, "tp_infeasible", "tensor_parallel 1, 2, 4"),
+        ({"kv_cache_mb": 99_000}, "insufficient_vram", r"which has 4096 MiB free of 4096\."),
+        ({"kv_cache_mb": 1, "max_model_len": 512}, "insufficient_vram", "max_model_len to 384"),
+        ({"devices": [3]}, "invalid_spec", "There are: 0"),
     ],
 )
 async def test_what_files_and_spec_tell_is_told_before_any_start(
-    fields: dict[str, Any], kind: str
+    fields: dict[str, Any], kind: str, message: str
 ) -> None:
-    with pytest.raises(LoadRefusedError) as caught:
-        await plan(ModelSpec(**fields))
+    with pytest.raises(LoadRefusedError, match=message) as caught:
+        await plan(ModelSpec(**{"model_id": "helexa/demo", **fields}))
     assert caught.value.facts["load_kind"] == kind
 
 
-async def test_a_cut_file_is_told_before_any_start(tmp_path: Path) -> None:
-    folder = tmp_path / "org/cut"
+def copy_demo(folder: Path) -> Path:
     folder.mkdir(parents=True)
     for file in demo.path().iterdir():
-        if file.suffix in (".json", ".jinja"):
+        if file.suffix in (".json", ".jinja", ".safetensors"):
             (folder / file.name).write_bytes(file.read_bytes())
-    weights = (demo.path() / "model.safetensors").read_bytes()
-    (folder / "model.safetensors").write_bytes(weights[:-1000])
+    return folder
+
+
+async def test_a_cut_file_is_told_before_any_start(tmp_path: Path) -> None:
+    weights = copy_demo(tmp_path / "org/cut") / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
     with pytest.raises(LoadRefusedError) as caught:
         await plan(ModelSpec(model_id="org/cut"), model_dirs=[str(tmp_path)])
     assert caught.value.facts["load_kind"] == "corrupt_weights"
 
 
-def test_nothing_is_sent_home_and_nothing_is_looked_up() -> None:
-    environ = plan_environment("cpu", [Device(index=0, uuid="cpu", name="", vram_total_mb=1)])
+async def test_a_config_that_names_no_model_is_told_before_any_start(tmp_path: Path) -> None:
+    config = copy_demo(tmp_path / "org/odd") / "config.json"
+    config.write_text(json.dumps({"hidden_size": 128}))
+    with pytest.raises(LoadRefusedError, match="neither an architecture") as caught:
+        await plan(ModelSpec(model_id="org/odd"), model_dirs=[str(tmp_path)])
+    assert caught.value.facts["load_kind"] == "unsupported_architecture"
+
+
+async def test_a_model_whose_cache_is_not_understood_leaves_its_context_to_vllm(
+    tmp_path: Path,
+) -> None:
+    config = copy_demo(tmp_path / "org/mixed") / "config.json"
+    mixed = {**json.loads(config.read_text()), "layer_types": ["sliding_attention"] * 4}
+    config.write_text(json.dumps(mixed))
+    launch = await plan(ModelSpec(model_id="org/mixed"), model_dirs=[str(tmp_path)])
+    assert launch.settings["max_model_len"] == -1
+
+
+async def test_two_loads_at_once_do_not_get_the_same_memory() -> None:
+    """The claims of the first are noted without a pause, as `Life` does, and the second is decided after that."""
+    async with harness(gpus_with(3000)) as made:
+
+        async def load(model_id: str) -> bool:
+            spec = ModelSpec(model_id=model_id, kv_cache_mb=500)
+            made._residents.note_load(spec, 0.0)
+            try:
+                launch = await made.plan_launch(spec)
+            except LoadRefusedError:
+                return False
+            made._residents.note_place(model_id, launch.devices, launch.claims_mb)
+            return True
+
+        # Two names of one model, so that both have files.
+        assert sorted(
+            await asyncio.gather(load("helexa/demo"), load("huggingface:helexa/demo"))
+        ) == [False, True]
+
+
+def test_nothing_is_sent_home_and_nothing_is_looked_up(tmp_path: Path) -> None:
+    cpu = Device(index=0, uuid="cpu", name="", vram_total_mb=1)
+    environ = plan_environment("cpu", tmp_path, [cpu])
     assert environ["DO_NOT_TRACK"] == environ["VLLM_NO_USAGE_STATS"] == "1"
     assert environ["HF_HUB_OFFLINE"] == "1"
     assert environ["VLLM_CPU_KVCACHE_SPACE"] is None

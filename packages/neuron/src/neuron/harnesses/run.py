@@ -11,11 +11,16 @@ import msgspec
 from cortex_core.control import ModelSpec
 from cortex_core.discovery import Discovery
 from cortex_core.errors import CortexError
+from neuron.config import Config
+from neuron.costs import Costs
+from neuron.harnesses.spares import Recipe, Spares
+from neuron.host_process import HostProcess
 from neuron.measuring import Measuring
 from neuron.metrics import Metrics
-from neuron.residents import Residents
+from neuron.residents import Failure, Residents
 from neuron.run_dir import RunDir
 from neuron.traffic import Traffic
+from neuron.weights.store import Weights
 
 
 class Launch(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,7 +33,10 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
         model_path: directory of the model's files; None: the engine needs none.
         devices: indices; no two engines start on one device at the same time. Empty: it uses none.
         claims_mb: MiB that it is given of each device, by index.
+        weights_mb: MiB of weights, over all devices.
         start_timeout_s, stop_timeout_s: seconds it may take to come up, and to end.
+        heartbeat_timeout_s: seconds that it may be silent.
+        spare: which warm spare it can use; None: it starts from nothing.
     """
 
     python: str
@@ -37,18 +45,25 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     model_path: str | None = None
     devices: list[int] = []
     claims_mb: Mapping[int, int] = {}
+    weights_mb: int = 0
     start_timeout_s: float
     stop_timeout_s: float
+    heartbeat_timeout_s: float
+    spare: Recipe | None = None
 
 
 class Run:
-    """One engine's life, as those who wait for it see it.
+    """One engine's life, as those who wait for it, or move it, see it.
 
     Attributes:
         planned: its spec is sound, or it has failed.
         settled: it serves, or it has failed.
         gone: nothing is left of it.
         error: why it does not serve; None: it does, or it is not known yet.
+        moving: held by who has it sleep or wake.
+        launch: how it was last started; None: that is not decided yet.
+        host: its process; None: there is none now.
+        doom: why its process is being killed; None: it is not.
     """
 
     def __init__(self, spec: ModelSpec) -> None:
@@ -57,6 +72,10 @@ class Run:
         self.settled = asyncio.Event()
         self.gone = asyncio.Event()
         self.error: CortexError | None = None
+        self.moving = asyncio.Lock()
+        self.launch: Launch | None = None
+        self.host: HostProcess | None = None
+        self.doom: Failure | None = None
         self.task: asyncio.Task[None] | None = None
         self._ending = False
 
@@ -66,6 +85,17 @@ class Run:
             self.error = error
         self.planned.set()
         self.settled.set()
+
+    def reopen(self) -> None:
+        """It is to come up again: who asks from now on waits for that."""
+        self.error = None
+        self.settled = asyncio.Event()
+
+    def lose(self, failure: Failure) -> None:
+        """Kill its process, which cannot go on. What becomes of it then is as for any engine that was lost."""
+        self.doom = failure
+        if self.host is not None:
+            self.host.kill_group()
 
     def end(self) -> None:
         """End the engine. Once: a second cancellation would cut its cleaning up short."""
@@ -84,21 +114,29 @@ class Shared:
         found: Discovery,
         measuring: Measuring,
         residents: Residents,
+        costs: Costs,
         traffic: Traffic,
         metrics: Metrics,
         run_dir: RunDir,
         tasks: asyncio.TaskGroup,
-        drain_s: float,
+        spares: Spares,
+        weights: Weights,
+        config: Config,
     ) -> None:
         self.platform = platform
         self.found = found
         self.measuring = measuring
         self.residents = residents
+        self.costs = costs
         self.traffic = traffic
         self.metrics = metrics
         self.run_dir = run_dir
         self.tasks = tasks
-        self.drain_s = drain_s
+        self.spares = spares
+        self.weights = weights
+        self.supervision = config.supervision
+        self.max_sleeping = config.max_sleeping
+        self.drain_s = config.drain_s
         self.runs: dict[str, Run] = {}
         self._starting: dict[int, asyncio.Lock] = {}
 

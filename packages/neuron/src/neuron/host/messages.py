@@ -9,14 +9,28 @@ from cortex_core.control import ModelSpec
 from cortex_core.node import Limits
 
 
-class Start(msgspec.Struct, frozen=True, kw_only=True):
-    """From the daemon, the first and only line: what to run.
+class Preload(msgspec.Struct, frozen=True, kw_only=True, tag="preload"):
+    """From the daemon, to a spare: import ahead what engines of a harness need. The start comes later, on a line of its own.
+
+    Attributes:
+        harness: whose engine.
+        settings: the harness's own settings from neuron.toml, as in Start.
+    """
+
+    harness: str
+    settings: dict[str, Any] = {}
+
+
+class Start(msgspec.Struct, frozen=True, kw_only=True, tag="start"):
+    """From the daemon, the last line: what to run.
 
     Attributes:
         model_path: directory with the model's files; None: the engine needs none.
         socket: path of the unix socket to serve on.
         run_dir: directory of this engine alone, for sockets and scratch files; swept by the daemon.
         settings: the harness's own settings from neuron.toml, as it wants them.
+        environ: variables for this engine, set before it is built; None removes one.
+        probe_interval_s: seconds between two looks at whether the engine's numbers are sound.
     """
 
     spec: ModelSpec
@@ -24,13 +38,25 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
     socket: str
     run_dir: str
     settings: dict[str, Any] = {}
+    environ: dict[str, str | None] = {}
+    probe_interval_s: float = 10.0
 
 
 class Phase(msgspec.Struct, frozen=True, kw_only=True, tag="phase"):
-    """How far the start is: importing, configuring, loading, warming_up. `ratio` of the whole; None: not known."""
+    """How far the start is: importing, configuring, loading, warming_up; `downloading` before any of these.
+
+    Attributes:
+        ratio: of the phase, or the whole; None: not known.
+        eta_s: seconds until the phase ends; None: not known.
+    """
 
     phase: str
     ratio: float | None = None
+    eta_s: float | None = None
+
+
+class Warm(msgspec.Struct, frozen=True, kw_only=True, tag="warm"):
+    """A spare has imported what it was told to."""
 
 
 class Ready(msgspec.Struct, frozen=True, kw_only=True, tag="ready"):
@@ -52,37 +78,55 @@ class Ready(msgspec.Struct, frozen=True, kw_only=True, tag="ready"):
 
 
 class Failed(msgspec.Struct, frozen=True, kw_only=True, tag="failed"):
-    """The engine did not come up.
+    """The engine did not come up, or cannot go on.
 
     Attributes:
-        kind: as in LoadRefusedError, or `engine_start_failed`.
+        kind: as in LoadRefusedError, or `engine_start_failed`, `engine_died`, `engine_poisoned`.
         message: the true cause, in words for whoever asked.
         suggestion: what to do about it; may be empty.
+        logits: of a poisoned engine: the health of its logits, one dict of figures per step that was looked at.
     """
 
     kind: str
     message: str
     suggestion: str = ""
+    logits: list[dict[str, float]] = []
 
 
 class Activity(msgspec.Struct, frozen=True, kw_only=True, tag="activity"):
-    """What the engine is doing, by its own count; sent when it changes, and at least each second."""
+    """What the engine is doing, by its own count; sent when it changes, and as a heartbeat.
+
+    Attributes:
+        silent_s: seconds since the engine's own loop last answered its host.
+    """
 
     running: int = 0
     waiting: int = 0
     kv_usage_ratio: float | None = None
     prefill_tokens_per_s: float | None = None
     decode_tokens_per_s: float | None = None
+    silent_s: float = 0.0
 
 
-Message = Phase | Ready | Failed | Activity
+class SleepOrder(msgspec.Struct, frozen=True, kw_only=True):
+    """Body of a POST to SLEEP_PATH on the engine's socket. `level` as in Engine.sleep."""
+
+    level: int
+
+
+# On the engine's socket, for the daemon alone.
+SLEEP_PATH = "/engine/sleep"
+WAKE_PATH = "/engine/wake"
+
+Order = Preload | Start
+Message = Phase | Warm | Ready | Failed | Activity
 
 _ENCODE = msgspec.json.Encoder()
 _READ: msgspec.json.Decoder[Message] = msgspec.json.Decoder(Message)
-_READ_START = msgspec.json.Decoder(Start)
+_READ_ORDER: msgspec.json.Decoder[Order] = msgspec.json.Decoder(Order)
 
 
-def write_line(message: Start | Message) -> bytes:
+def write_line(message: Order | Message) -> bytes:
     """One message as one line. JSON escapes line ends, so a line is never broken by its content."""
     return _ENCODE.encode(message) + b"\n"
 
@@ -92,6 +136,6 @@ def read_message(line: bytes) -> Message:
     return _READ.decode(line)
 
 
-def read_start(line: bytes) -> Start:
-    """The line to a host. Raises as `read_message`."""
-    return _READ_START.decode(line)
+def read_order(line: bytes) -> Order:
+    """A line to a host. Raises as `read_message`."""
+    return _READ_ORDER.decode(line)

@@ -3,20 +3,30 @@
 
 import asyncio
 import contextlib
-import importlib
 import os
 import time
 from collections.abc import Callable, Coroutine
 from typing import Any, NoReturn, TypeVar
 
+import msgspec
+
 from cortex_core import logs
-from cortex_core.errors import CortexError
+from cortex_core.errors import EngineDiedError
 from cortex_core.http import server
-from cortex_core.http.front import Front
+from cortex_core.http.exchange import Exchange
+from cortex_core.http.front import Front, Handler
 from neuron.host import leash
-from neuron.host.engine import Engine, StartFailedError
-from neuron.host.engines import ENGINES
-from neuron.host.messages import Failed, Message, Start, write_line
+from neuron.host.engine import Engine, PoisonedError, StartFailedError
+from neuron.host.engines import import_engine
+from neuron.host.messages import (
+    SLEEP_PATH,
+    WAKE_PATH,
+    Failed,
+    Message,
+    SleepOrder,
+    Start,
+    write_line,
+)
 
 log = logs.get(__name__)
 
@@ -24,9 +34,18 @@ T = TypeVar("T")
 
 LOOK_EVERY_S = 0.1
 # The heartbeat: what a daemon hears of an engine that has nothing to tell.
-TELL_EVERY_S = 1.0
+TELL_EVERY_S = 0.5
+# How often the engine's own loop is asked to answer.
+BEAT_EVERY_S = 0.5
 # The daemon bounds bodies before they come here.
 MAX_BODY_MB = 4096
+
+
+def send(pipe: int, message: Message) -> None:
+    """One line to the daemon. May be called from any thread: a short write is not divided."""
+    # Without a daemon there is nobody to tell; the leash ends the host.
+    with contextlib.suppress(ConnectionError):
+        os.write(pipe, write_line(message))
 
 
 class Session:
@@ -45,12 +64,11 @@ class Session:
         self._stdin = stdin
         self._end = end
         self._exit_code = 0
+        self._beaten_s = time.monotonic()
 
     def tell(self, message: Message) -> None:
-        """One line to the daemon. May be called from any thread: a short write is not divided."""
-        # Without a daemon there is nobody to tell; the leash ends the host.
-        with contextlib.suppress(ConnectionError):
-            os.write(self._pipe, write_line(message))
+        """One line to the daemon. May be called from any thread."""
+        send(self._pipe, message)
 
     async def run(self) -> None:
         """Until the daemon wants the end or is gone, or the engine fails. Then the process ends at once.
@@ -64,8 +82,9 @@ class Session:
         engine: Engine | None = None
         async with asyncio.TaskGroup() as tasks:
             try:
-                engine = build_engine(self._start.spec.harness)
-                tasks.create_task(self._tell_activity(engine, stop))
+                engine = import_engine(self._start.spec.harness)()
+                for watch in (self._tell_activity, self._beat):
+                    tasks.create_task(self._watch(watch(engine), stop))
                 await self._serve(engine, stop, tasks)
             except StartFailedError as error:
                 failed = Failed(kind=error.kind, message=str(error), suggestion=error.suggestion)
@@ -83,32 +102,67 @@ class Session:
         ready = await _unless(stop, engine.start(self._start, self.tell))
         if ready is None:
             return
-        front = Front(daemon="engine", hot=engine.routes(), routes=[], max_body_mb=MAX_BODY_MB)
+        hot = {**engine.routes(), **_control_routes(engine)}
+        front = Front(daemon="engine", hot=hot, routes=[], max_body_mb=MAX_BODY_MB)
         sock = server.bind(f"unix:{self._start.socket}")
         tasks.create_task(server.serve(front, sock, asyncio.Event()))
+        tasks.create_task(self._watch(self._probe(engine), stop))
         self.tell(ready)
         await stop.wait()
 
-    async def _tell_activity(self, engine: Engine, stop: asyncio.Event) -> None:
-        """Tell what the engine does: when that changes, and as a heartbeat. An engine that died ends the host."""
-        told, told_s = None, 0.0
+    async def _watch(self, watching: Coroutine[Any, Any, None], stop: asyncio.Event) -> None:
+        """Watch the engine until that tells of its end; then the host ends too."""
         try:
-            while True:
-                activity, now_s = engine.activity(), time.monotonic()
-                if activity != told or now_s - told_s >= TELL_EVERY_S:
-                    self.tell(activity)
-                    told, told_s = activity, now_s
-                await asyncio.sleep(LOOK_EVERY_S)
-        except CortexError as error:
-            self._fail(Failed(kind="engine_died", message=str(error.facts.get("reason", error))))
+            await watching
+        except EngineDiedError as error:
+            self._fail(Failed(kind="engine_died", message=str(error.facts["reason"])))
+        except PoisonedError as error:
+            poisoned = Failed(kind="engine_poisoned", message=str(error), logits=error.logits)
+            self._fail(poisoned)
         except Exception as error:  # raised from here it would cancel the server
             log.exception("unhandled fault", model=self._start.spec.model_id)
             self._fail(_write_fault(error, "engine_died"))
         stop.set()
 
+    async def _tell_activity(self, engine: Engine) -> None:
+        """Tell what the engine does: when that changes, and as a heartbeat."""
+        told, told_s = None, 0.0
+        while True:
+            activity, now_s = engine.activity(), time.monotonic()
+            if activity != told or now_s - told_s >= TELL_EVERY_S:
+                silent_s = round(now_s - self._beaten_s, 3)
+                self.tell(msgspec.structs.replace(activity, silent_s=silent_s))
+                told, told_s = activity, now_s
+            await asyncio.sleep(LOOK_EVERY_S)
+
+    async def _beat(self, engine: Engine) -> None:
+        while True:
+            await engine.beat()
+            self._beaten_s = time.monotonic()
+            await asyncio.sleep(BEAT_EVERY_S)
+
+    async def _probe(self, engine: Engine) -> None:
+        while True:
+            await asyncio.sleep(self._start.probe_interval_s)
+            await engine.probe()
+
     def _fail(self, failed: Failed) -> None:
         self._exit_code = 1
         self.tell(failed)
+
+
+def _control_routes(engine: Engine) -> dict[str, Handler]:
+    """What the daemon asks beside inference. No client reaches these: the daemon relays inference alone."""
+
+    async def sleep(exchange: Exchange, body: bytes) -> None:
+        await engine.sleep(msgspec.json.decode(body, type=SleepOrder).level)
+        await exchange.answer(200, b"{}")
+
+    async def wake(exchange: Exchange, _: bytes) -> None:
+        await engine.wake()
+        await exchange.answer(200, b"{}")
+
+    return {SLEEP_PATH: sleep, WAKE_PATH: wake}
 
 
 def _write_fault(error: Exception, kind: str) -> Failed:
@@ -126,10 +180,3 @@ async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None
         for future in both:
             future.cancel()
         await asyncio.wait(both)
-
-
-def build_engine(harness: str) -> Engine:
-    """The engine of a harness; its module is imported now."""
-    module, _, name = ENGINES[harness].partition(":")
-    engine: Engine = getattr(importlib.import_module(module), name)()
-    return engine

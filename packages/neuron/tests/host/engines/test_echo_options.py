@@ -12,6 +12,12 @@ from neuron.host.engines.echo_options import EchoOptions, OptionsError, read_opt
         ("echo/a?tokens=300&token_s=0.01", EchoOptions(tokens=300, token_s=0.01)),
         ("echo/a?reasoning=1&tools=true", EchoOptions(reasoning=True, tools=True)),
         ("echo/a?fail=status:503&max_running=4", EchoOptions(fail="status:503", max_running=4)),
+        (
+            "echo/a?can_sleep=false&sleep_s=1&wake_s=2",
+            EchoOptions(can_sleep=False, sleep_s=1, wake_s=2),
+        ),
+        ("echo/a?fail=hang", EchoOptions(fail="hang")),
+        ("echo/a?embeddings=1", EchoOptions(embeddings=True)),
         ("echo/a?load_s=1&ttft_s=0.2&context=8", EchoOptions(load_s=1, ttft_s=0.2, context=8)),
     ],
 )

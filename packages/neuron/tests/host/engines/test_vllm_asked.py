@@ -6,18 +6,30 @@ from typing import Any
 import pytest
 
 from cortex_core.errors import InvalidRequestBodyError, MalformedJsonError
-from neuron.host.engines.vllm_asked import Wish, has_image, is_yes, plan_request, read_fields
+from neuron.host.engines.vllm_asked import (
+    Wish,
+    drop_nulls,
+    is_yes,
+    plan_embedding,
+    plan_request,
+    read_fields,
+)
 
 
 def plan(
     fields: dict[str, Any], *, thinking: bool = False, usage_comment: bool = False
 ) -> tuple[dict[str, Any], Wish]:
     return plan_request(
-        fields, "m", context_tokens=4096, thinking=thinking, usage_comment=usage_comment
+        fields,
+        "m",
+        adapters={"pirate"},
+        context_tokens=4096,
+        thinking=thinking,
+        usage_comment=usage_comment,
     )
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"\xff", b"{'a': 1}"])
+@pytest.mark.parametrize("body", [b"", b"{", b"\xff", b"{'a': 1}", b"[" * 9000])
 def test_what_is_no_json_is_said_to_be_none(body: bytes) -> None:
     with pytest.raises(MalformedJsonError):
         read_fields(body)
@@ -99,16 +111,25 @@ def test_a_header_says_yes_in_three_ways(value: bytes | None, expected: bool) ->
 
 
 @pytest.mark.parametrize(
-    ("fields", "expected"),
-    [
-        ({}, False),
-        ({"messages": "x"}, False),
-        ({"messages": [{"content": "x"}, "y", {"content": ["z"]}]}, False),
-        ({"messages": [{"content": [{"type": "text", "text": "x"}]}]}, False),
-        ({"messages": [{"content": [{"type": "image_url"}]}]}, True),
-        ({"input": [{"content": [{"type": "input_image"}]}]}, True),
-        ({"input": "x"}, False),
-    ],
+    ("named", "expected"), [("pirate", "pirate"), ("other", "m"), (None, "m"), (["pirate"], "m")]
 )
-def test_an_image_is_seen_wherever_it_stands(fields: dict[str, Any], expected: bool) -> None:
-    assert has_image(fields) is expected
+def test_an_adapter_is_asked_for_by_its_own_name(named: Any, expected: str) -> None:
+    assert plan({"model": named})[0]["model"] == expected
+
+
+@pytest.mark.parametrize(
+    "encoding", [{}, {"encoding_format": "float"}, {"encoding_format": "base64"}]
+)
+def test_embeddings_are_numbers_or_base64(encoding: dict[str, Any]) -> None:
+    assert plan_embedding(encoding) == encoding
+
+
+@pytest.mark.parametrize("encoding", ["bytes", "nope", 3, ["float"]])
+def test_another_encoding_is_refused(encoding: Any) -> None:
+    with pytest.raises(InvalidRequestBodyError) as raised:
+        plan_embedding({"encoding_format": encoding})
+    assert raised.value.param == "encoding_format"
+
+
+def test_a_field_that_is_null_was_not_sent() -> None:
+    assert drop_nulls({"a": None, "b": 0, "c": ""}) == {"b": 0, "c": ""}

@@ -162,6 +162,13 @@ CONTEXT = "This model's maximum context length is 4096 tokens. However, your pro
             "temperature",
             "does not fit: temperature must be non-negative, got -3.0.",
         ),
+        (
+            Refusal(status=400, message="At most 0 audio(s) may be provided in one prompt."),
+            400,
+            "invalid_request_body",
+            None,
+            "At most 0 audio",
+        ),
         (Refusal(status=404, message="no such model"), 404, "model_not_found", None, "'m'"),
         (Refusal(status=500, message="oh"), 502, "upstream_protocol_error", None, "'m'"),
         (Refusal(message="EngineCore is gone", died=True), 502, "engine_died", None, "is gone"),

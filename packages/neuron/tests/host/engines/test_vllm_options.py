@@ -139,6 +139,42 @@ def test_a_setting_of_the_wrong_type_is_named() -> None:
         read_settings({"kv_cache_mb": "much"})
 
 
+def lora(platform: str, names: list[str], rank: int) -> dict[str, Any]:
+    start = Start(spec=ModelSpec(model_id="m"), model_path="/m", socket="", run_dir="")
+    settings = Settings(platform=platform, lora={name: f"/{name}" for name in names})
+    return plan_options(start, settings, rank)
+
+
+def test_adapters_are_told_to_the_engine_with_room_for_the_largest() -> None:
+    found = lora("cuda", ["a", "b"], 12)
+    assert found["enable_lora"] is True
+    assert found["lora_modules"] == ['{"name":"a","path":"/a"}', '{"name":"b","path":"/b"}']
+    assert (found["max_lora_rank"], found["max_loras"], found["max_cpu_loras"]) == (16, 2, 2)
+    many = lora("cuda", [f"a{i}" for i in range(20)], 8)
+    assert (many["max_loras"], many["max_cpu_loras"]) == (8, 20)
+    assert "enable_lora" not in options()
+
+
+def test_on_a_cpu_the_last_place_for_an_adapter_stays_empty() -> None:
+    """The CPU engine computes requests of the model itself with what lies there, when an adapter runs beside them."""
+    found = lora("cpu", [f"a{i}" for i in range(20)], 8)
+    assert (found["max_loras"], found["max_cpu_loras"]) == (21, 21)
+
+
+def test_media_is_fetched_from_where_it_may_and_never_from_anywhere() -> None:
+    assert options(Settings(allowed_media_domains=["a.org"]))["allowed_media_domains"] == ["a.org"]
+    assert options()["allowed_media_domains"] == ["none.invalid"]
+    assert plan_environment(Settings(), "/s", 1, [0])["VLLM_MEDIA_URL_ALLOW_REDIRECTS"] == "0"
+
+
+def test_a_list_is_one_argument_after_the_other() -> None:
+    assert write_arguments({"allowed_media_domains": ["a", "b"]}) == [
+        "--allowed-media-domains",
+        "a",
+        "b",
+    ]
+
+
 @pytest.mark.parametrize(
     ("ranks", "cores", "expected"),
     [

@@ -3,7 +3,7 @@
 
 import pytest
 
-from neuron.host.engines.vllm_parsers import MARKERS, Parsers, choose_parsers
+from neuron.host.engines.vllm_parsers import MARKERS, OURS, Parsers, choose_parsers
 
 THINK = {"<think>", "</think>"}
 CALL = {"<tool_call>"}
@@ -20,27 +20,22 @@ XML = "<tool_call>\n<function={{ name }}>\n<parameter="
         (set(), "{{ messages }}", None, None),
         (CALL, HERMES, "hermes", None),
         (set(), HERMES, "hermes", None),
-        (THINK | CALL, HERMES + SWITCH, "hermes", "qwen3"),
-        (THINK | CALL, XML + SWITCH, "qwen3_coder", "qwen3"),
-        (THINK, "{{ messages }}<think>\n", None, "deepseek_r1"),
-        (THINK, "{{ messages }}", None, "deepseek_r1"),
+        (THINK | CALL, HERMES + SWITCH, "hermes", OURS),
+        (THINK | CALL, XML + SWITCH, "qwen3_coder", OURS),
+        (THINK, "{{ messages }}<think>\n", None, OURS),
+        (THINK, "{{ messages }}", None, OURS),
         ({"<think>"}, SWITCH, None, None),  # without a closer nothing can be told apart
         ({"[TOOL_CALLS]"}, "", "mistral", None),
-        ({"[TOOL_CALLS]", "[THINK]", "[/THINK]"}, "", "mistral", "mistral"),
+        ({"[TOOL_CALLS]", "[THINK]", "[/THINK]"}, "", "mistral", OURS),
         ({"<|python_tag|>"}, "{% if tools %}{% endif %}", "llama3_json", None),
         ({"<|python_tag|>"}, "{{ messages }}", None, None),
         ({"<|tool_calls_section_begin|>"}, "", "kimi_k2", None),
-        ({DEEPSEEK} | THINK, "```json", "deepseek_v3", "deepseek_r1"),
-        ({DEEPSEEK} | THINK, "", "deepseek_v31", "deepseek_r1"),
-        (CALL | THINK, "<tool_call>{{ name }}<arg_key>" + SWITCH, "glm45", "qwen3"),
+        ({DEEPSEEK} | THINK, "```json", "deepseek_v3", OURS),
+        ({DEEPSEEK} | THINK, "", "deepseek_v31", OURS),
+        (CALL | THINK, "<tool_call>{{ name }}<arg_key>" + SWITCH, "glm45", OURS),
         (set(), "<minimax:tool_call>", "minimax_m2", None),
         ({"<|tool_call|>"}, "{{ tools }}", "granite", None),
-        (
-            {"<thought>", "</thought>"},
-            "",
-            None,
-            None,
-        ),  # markers known, and no parser of vLLM's for them
+        ({"<thought>", "</thought>"}, "", None, OURS),
     ],
 )
 def test_parsers_follow_from_markers_and_template(
@@ -52,4 +47,4 @@ def test_parsers_follow_from_markers_and_template(
 
 def test_the_first_pair_that_is_whole_is_the_one() -> None:
     markers = {"<think>", "[THINK]", "[/THINK]", "<reasoning>", "</reasoning>"}
-    assert choose_parsers(markers, "") == Parsers(None, "mistral", ("[THINK]", "[/THINK]"))
+    assert choose_parsers(markers, "") == Parsers(None, OURS, ("[THINK]", "[/THINK]"))

@@ -10,7 +10,6 @@ from neuron.host.engines.vllm_asked import Wish
 from neuron.host.engines.vllm_wire import (
     ChatDeltas,
     Stream,
-    Text,
     read_stream_error,
     shape_chat,
     shape_plain,
@@ -185,6 +184,32 @@ def test_the_texts_do_not_depend_on_how_they_are_cut(wish: Wish) -> None:
         assert seen == {("I think.\n So", "It is  so.\n\nYes. ")}
 
 
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("calls", "said", "told"),
+    [
+        ([CALL], "stop", "tool_calls"),  # vLLM says so of a call that was asked for by name
+        ([CALL], "tool_calls", "tool_calls"),
+        ([CALL], "length", "length"),
+        ([], "tool_calls", "stop"),  # and so where a call had to be, and was none
+        ([], "stop", "stop"),
+        ([], "length", "length"),
+    ],
+)
+def test_the_finish_reason_tells_of_calls(
+    calls: list[Delta], said: str, told: str, stream: bool
+) -> None:
+    message: Delta = {"tool_calls": calls, "content": None if calls else "x"}
+    choice = {"index": 0, "finish_reason": said}
+    if stream:
+        chunk = ChatDeltas(Wish(), MARKERS)({"choices": [{**choice, "delta": message}]})
+        assert chunk is not None
+    else:
+        answer = {"choices": [{**choice, "message": {"role": "assistant", **message}}]}
+        chunk = shape_chat(answer, Wish(), MARKERS)
+    assert chunk["choices"][0]["finish_reason"] == told
+
+
 def test_choices_do_not_mix() -> None:
     shape = ChatDeltas(Wish(), MARKERS)
     one = {"index": 0, "delta": r("Hm"), "finish_reason": None}
@@ -200,13 +225,6 @@ def test_choices_do_not_mix() -> None:
 def test_a_delta_without_text_goes_out_when_it_has_logprobs() -> None:
     choice = {"index": 0, "delta": c("\n"), "finish_reason": None, "logprobs": {"content": []}}
     assert ChatDeltas(Wish(), MARKERS)({"choices": [choice]}) is not None
-
-
-def test_held_text_is_handed_out_once() -> None:
-    text = Text()
-    assert text.feed("a \n") == "a"
-    assert text.flush() == " \n"
-    assert text.flush() == ""
 
 
 def whole(message: Delta, wish: Wish | None = None, **fields: Any) -> Any:

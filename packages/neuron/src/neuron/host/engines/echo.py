@@ -5,6 +5,8 @@ echo            this: waiting, counting, sending
 echo_options    what the model id asks for           pure
 echo_answer     what the answer is                   pure
 echo_wire       how it is written                    pure
+echo_responses  both, for the Responses API          pure
+echo_pooling    both, for vectors, scores and tokens pure
 """
 
 import asyncio
@@ -13,16 +15,16 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
-from cortex_core import openai, sse, wire
-from cortex_core.errors import CortexError, InvalidRequestBodyError
+from cortex_core import openai, wire
+from cortex_core.errors import CortexError
 from cortex_core.http.exchange import Exchange
 from cortex_core.http.front import Handler
 from cortex_core.node import Limits
-from neuron.host.engine import Report, StartFailedError
+from neuron.host.engine import PoisonedError, Report, StartFailedError
 from neuron.host.engines.echo_answer import (
     Answer,
     ChatAsked,
@@ -31,6 +33,8 @@ from neuron.host.engines.echo_answer import (
     plan_completion,
 )
 from neuron.host.engines.echo_options import EchoOptions, OptionsError, read_options
+from neuron.host.engines.echo_pooling import EMBEDDER_ROUTES, TOKENIZE, Route
+from neuron.host.engines.echo_responses import ResponsesAsked, ResponsesWriter, plan_response
 from neuron.host.engines.echo_wire import (
     ChatWriter,
     CompletionWriter,
@@ -40,7 +44,11 @@ from neuron.host.engines.echo_wire import (
 )
 from neuron.host.messages import Activity, Phase, Ready, Start
 
-A = TypeVar("A", ChatAsked, CompletionAsked)
+A = TypeVar("A", ChatAsked, CompletionAsked, ResponsesAsked)
+
+_CHAT = msgspec.json.Decoder(ChatAsked)
+_COMPLETION = msgspec.json.Decoder(CompletionAsked)
+_RESPONSES = msgspec.json.Decoder(ResponsesAsked)
 
 EVENT_STREAM = [(b"content-type", b"text/event-stream; charset=utf-8")]
 # How far an answer comes that is to break off.
@@ -56,6 +64,14 @@ class EchoEngine:
         self._slots: asyncio.Semaphore | None = None
         self._running = 0
         self._waiting = 0
+        self._unsound = False
+        # Set until it is to hang.
+        self._goes_on = asyncio.Event()
+        self._goes_on.set()
+
+    @staticmethod
+    def preload(settings: Mapping[str, Any]) -> None:
+        """There is nothing that takes long."""
 
     async def start(self, start: Start, report: Report) -> Ready:
         self._model = start.spec.model_id
@@ -74,41 +90,74 @@ class EchoEngine:
         return Ready(
             capabilities=_capabilities(options),
             limits=Limits(context=options.context, output=options.context),
+            can_sleep=options.can_sleep,
             max_running=options.max_running,
         )
 
     def routes(self) -> Mapping[str, Handler]:
-        return {"/v1/chat/completions": self._chat, "/v1/completions": self._complete}
+        pooled = {"/tokenize": TOKENIZE, **(EMBEDDER_ROUTES if self._options.embeddings else {})}
+        routes = {path: self._pooled(route) for path, route in pooled.items()}
+        if not self._options.embeddings:
+            routes["/v1/chat/completions"] = self._chat
+            routes["/v1/completions"] = self._complete
+            routes["/v1/responses"] = self._respond
+        return routes
 
     def activity(self) -> Activity:
         return Activity(running=self._running, waiting=self._waiting)
+
+    async def beat(self) -> None:
+        await self._goes_on.wait()
+
+    async def probe(self) -> None:
+        if self._unsound:
+            raise PoisonedError("it was asked to, by `fail=poison`")
+
+    async def sleep(self, level: int) -> None:
+        await asyncio.sleep(self._options.sleep_s)
+        if self._options.fail == "sleep":
+            raise RuntimeError("it was asked to fail, by `fail=sleep`")
+
+    async def wake(self) -> None:
+        await asyncio.sleep(self._options.wake_s)
+        if self._options.fail == "wake":
+            raise RuntimeError("it was asked to fail, by `fail=wake`")
 
     async def stop(self) -> None:
         """Nothing to end."""
 
     async def _chat(self, exchange: Exchange, body: bytes) -> None:
-        asked = _read(body, ChatAsked)
+        asked = openai.read_body(body, _CHAT)
         await self._answer(exchange, asked, ChatWriter(), plan_chat)
 
     async def _complete(self, exchange: Exchange, body: bytes) -> None:
-        asked = _read(body, CompletionAsked)
+        asked = openai.read_body(body, _COMPLETION)
         await self._answer(exchange, asked, CompletionWriter(), plan_completion)
+
+    async def _respond(self, exchange: Exchange, body: bytes) -> None:
+        asked = openai.read_body(body, _RESPONSES)
+        await self._answer(exchange, asked, ResponsesWriter(), plan_response)
+
+    def _pooled(self, route: Route) -> Handler:
+        async def handle(exchange: Exchange, body: bytes) -> None:
+            self._check_wish()
+            answer = route.answer(body, self._options, self._head(route.prefix))
+            async with self._slot():
+                await asyncio.sleep(self._options.ttft_s)
+                await exchange.answer(200, answer)
+
+        return handle
 
     async def _answer(
         self,
         exchange: Exchange,
         asked: A,
-        writer: ChatWriter | CompletionWriter,
+        writer: ChatWriter | CompletionWriter | ResponsesWriter,
         plan: Callable[[A, EchoOptions], Answer],
     ) -> None:
-        if status := self._options.fail_status:
-            raise AskedToFailError(status)
+        self._check_wish()
         answer = plan(asked, self._options)
-        head = Head(
-            id=f"{writer.prefix}{secrets.token_hex(12)}",
-            created=int(time.time()),
-            model=self._model,
-        )
+        head = self._head(writer.prefix)
         async with self._slot():
             if asked.stream:
                 await self._stream(exchange, asked, writer, head, answer)
@@ -116,6 +165,16 @@ class EchoEngine:
             async for _ in self._paced(writer, head, answer):
                 pass
             await exchange.answer(200, writer.whole(head, answer))
+
+    def _check_wish(self) -> None:
+        """Whether it is to answer at all."""
+        if status := self._options.fail_status:
+            raise AskedToFailError(status)
+
+    def _head(self, prefix: str) -> Head:
+        return Head(
+            id=f"{prefix}{secrets.token_hex(12)}", created=int(time.time()), model=self._model
+        )
 
     async def _stream(
         self, exchange: Exchange, asked: A, writer: Writer, head: Head, answer: Answer
@@ -128,20 +187,31 @@ class EchoEngine:
         last = writer.close(head, answer)
         if asked.stream_options and asked.stream_options.include_usage:
             last += writer.usage(head, answer.usage)
-        if exchange.header(wire.USAGE.encode()) == b"1":
+        if writer.ends_in and exchange.header(wire.USAGE.encode()) == b"1":
             last += write_usage_comment(answer.usage)
-        await exchange.end(last + sse.DONE)
+        await exchange.end(last + writer.ends_in)
 
     async def _paced(self, writer: Writer, head: Head, answer: Answer) -> AsyncIterator[bytes]:
         """The parts, each when it is due. Due times count from the first, so that delays do not add up."""
         await asyncio.sleep(self._options.ttft_s)
         began_s = time.monotonic()
         for index, part in enumerate(writer.parts(head, answer)):
-            if self._options.fail == "stream" and index == BREAK_AFTER_TOKENS:
-                os._exit(1)
+            if index == BREAK_AFTER_TOKENS:
+                await self._break()
             due_s = began_s + index * self._options.token_s
             await asyncio.sleep(max(0.0, due_s - time.monotonic()))
             yield part
+
+    async def _break(self) -> None:
+        """What is to go wrong in the middle of an answer."""
+        match self._options.fail:
+            case "stream":
+                os._exit(1)
+            case "hang":
+                self._goes_on.clear()
+            case "poison":
+                self._unsound = True
+        await self._goes_on.wait()
 
     @asynccontextmanager
     async def _slot(self) -> AsyncIterator[None]:
@@ -174,16 +244,10 @@ class AskedToFailError(CortexError):
 
 
 def _capabilities(options: EchoOptions) -> list[str]:
+    if options.embeddings:
+        return ["embeddings"]
     return [
         "text",
         *(["tools"] if options.tools else []),
         *(["reasoning"] if options.reasoning else []),
     ]
-
-
-def _read(body: bytes, kind: type[A]) -> A:
-    openai.read_asked(body)
-    try:
-        return msgspec.json.decode(body, type=kind)
-    except msgspec.ValidationError as error:
-        raise InvalidRequestBodyError(reason=str(error)) from None

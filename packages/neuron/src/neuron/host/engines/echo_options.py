@@ -10,7 +10,7 @@ import msgspec
 _Seconds = Annotated[float, msgspec.Meta(ge=0, le=3600)]
 _Count = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
 
-FAILURES = ("load", "start", "stream", "status:NNN")
+FAILURES = ("load", "start", "stream", "hang", "poison", "sleep", "wake", "status:NNN")
 _STATUS = re.compile(r"status:([45]\d\d)")
 
 
@@ -29,21 +29,29 @@ class EchoOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         tokens: length of each answer; None: as long as what was asked.
         token_s: seconds between two tokens.
         ttft_s: seconds before the first, as a long prompt takes.
-        load_s: seconds that the engine takes to come up.
+        can_sleep: whether it can sleep at all.
+        load_s, sleep_s, wake_s: seconds that the engine takes to come up, to fall asleep, to wake.
         reasoning: think before answering.
         tools: call the first tool that a request offers.
+        embeddings: do not write, but embed: it serves vectors, scores and ranks of texts.
         max_running: requests that are answered at once; others wait. None: no limit.
         context: tokens of prompt and answer together; longer ones are refused. None: no limit.
         fail: `load`: it cannot come up, and says why. `start`: its process ends on the way, with exit code 0.
-            `stream`: its process dies in the middle of an answer. `status:503`: each request gets this status.
+            `stream`: its process dies in the middle of an answer. `hang`: there it stops, and answers nothing any
+            more. `poison`: what it answers is not sound. `sleep`, `wake`: it cannot. `status:503`: each request
+            gets this status.
     """
 
     tokens: _Count | None = None
     token_s: _Seconds = 0.0
     ttft_s: _Seconds = 0.0
     load_s: _Seconds = 0.0
+    can_sleep: bool = True
+    sleep_s: _Seconds = 0.0
+    wake_s: _Seconds = 0.0
     reasoning: bool = False
     tools: bool = False
+    embeddings: bool = False
     max_running: _Count | None = None
     context: _Count | None = None
     fail: str | None = None
@@ -55,7 +63,7 @@ class EchoOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         return int(match[1]) if match else None
 
     def __post_init__(self) -> None:
-        if self.fail not in (None, "load", "start", "stream") and self.fail_status is None:
+        if self.fail not in (None, *FAILURES[:-1]) and self.fail_status is None:
             raise ValueError(f"`fail` cannot be '{self.fail}'")
 
 

@@ -22,7 +22,9 @@ class Head(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Writer(Protocol):
-    """Writes answers of one route."""
+    """Writes answers of one route. `ends_in`: what a stream ends in, after all that is in an answer."""
+
+    ends_in: bytes
 
     def whole(self, head: Head, answer: Answer) -> bytes:
         """The answer in one piece."""
@@ -49,6 +51,7 @@ class ChatWriter:
     """/v1/chat/completions."""
 
     prefix = "chatcmpl-"
+    ends_in = sse.DONE
 
     def whole(self, head: Head, answer: Answer) -> bytes:
         message: dict[str, Any] = {
@@ -87,6 +90,7 @@ class CompletionWriter:
     """/v1/completions."""
 
     prefix = "cmpl-"
+    ends_in = sse.DONE
 
     def whole(self, head: Head, answer: Answer) -> bytes:
         choice = _choice("text", "".join(answer.tokens), answer.finish_reason)

@@ -6,11 +6,14 @@ vllm_library    the only importer of vLLM
 vllm_serving    a request's way through vLLM's serving objects
 vllm_wire       what changes between vLLM's answers and ours            pure
 vllm_asked      what changes between a client's request and vLLM's      pure
+vllm_responses  what changes in the Responses API, both ways            pure
+vllm_media      which media a request carries, and may carry            pure
 vllm_options    spec and settings as vLLM's arguments                   pure
 vllm_parsers    which parsers understand the model                      pure
 vllm_failures   what vLLM's errors mean                                 pure
 vllm_load       counts and rates                                        pure
 vllm_files      whether the model's directory can be loaded at all
+vllm_adapters   the same of LoRA adapters
 vllm_causes     the true cause of a failed start
 """
 
@@ -29,13 +32,19 @@ from typing import Any
 from cortex_core.errors import EngineDiedError
 from cortex_core.http.front import Handler
 from cortex_core.node import Limits
-from neuron.host.engine import Report, StartFailedError
+from neuron.host.engine import PoisonedError, Report, StartFailedError
 from neuron.host.engines import vllm_causes, vllm_failures, vllm_files, vllm_options, vllm_parsers
+from neuron.host.engines.vllm_adapters import check_adapters
 from neuron.host.engines.vllm_load import Load
 from neuron.host.engines.vllm_parsers import Parsers
 from neuron.host.engines.vllm_serving import Serving
 from neuron.host.messages import Activity, Phase, Ready, Start
+from neuron.host.processes import Watched, descendants
 
+# How vLLM names its processes. Others that it starts, for compilers say, may end when they like.
+_PROCESS_NAME = "VLLM::"
+# Tokens of one probe: they do not count as work to be probed.
+_PROBE_TOKENS = 2
 # One process needs about 1 s; ranks need several to end each other, and leave shared memory when killed.
 STOP_S = 10.0
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  # nothing is made there by us
@@ -50,14 +59,27 @@ class VllmEngine:
         self._scratch: Path | None = None
         self._model_id = ""
         self._routes: dict[str, Handler] = {}
+        self._watched = Watched({})
+        self._probed = 0
+        self._asleep = False
+
+    @staticmethod
+    def preload(settings: Mapping[str, Any]) -> None:
+        environment = vllm_options.plan_import_environment(vllm_options.read_settings(settings))
+        os.environ.update(environment)
+        _import_library().import_ahead()
 
     async def start(self, start: Start, report: Report) -> Ready:
         self._model_id = start.spec.model_id
         settings = vllm_options.read_settings(start.settings)
-        options = vllm_options.plan_options(start, settings)
         if start.model_path is None:
             raise StartFailedError("invalid_spec", "this engine needs a directory with a model")
-        await asyncio.to_thread(vllm_files.check_files, Path(start.model_path))
+        model_path = Path(start.model_path)
+        await asyncio.to_thread(vllm_files.check_files, model_path)
+        lora_rank = await asyncio.to_thread(
+            check_adapters, settings.lora, self._model_id, model_path
+        )
+        options = vllm_options.plan_options(start, settings, lora_rank)
         self._scratch = scratch = Path(start.run_dir) / "vllm"
         scratch.mkdir(parents=True, exist_ok=True)
         try:
@@ -93,10 +115,23 @@ class VllmEngine:
         # loop's thread. That is safe here: the loop only waits for its next heartbeat, holding no lock, no
         # model has run and no CUDA is touched, and the child runs nothing of the loop's.
         self._running = await asyncio.to_thread(library.Running, config, self._load)
+        processes = descendants(os.getpid())
+        named = {pid: name for pid, name in processes.items() if name.startswith(_PROCESS_NAME)}
+        self._watched = Watched(named)
         await self._running.build_serving(arguments)
         report(Phase(phase="warming_up"))
-        await self._running.warm_up(self._model_id)
-        serving = Serving(library, self._running, self._model_id, parsers.thinking)
+        if not await self._running.is_sound(self._model_id):
+            raise StartFailedError(
+                "corrupt_weights",
+                "what it computes are no numbers (NaN)",
+                "Fetch the model's files again, or choose another `dtype` or `quant`.",
+            )
+        if (
+            self._running.died
+        ):  # of the first thing that it was asked; what its processes saw tells why
+            raise EngineDiedError(model=self._model_id, reason="EngineCore is gone")
+        self._probed = self._load.generated
+        serving = Serving(library, self._running, self._model_id, parsers.thinking, settings)
         self._routes = serving.routes()
         return self._describe(library.VERSIONS, parsers)
 
@@ -110,6 +145,7 @@ class VllmEngine:
         return Ready(
             capabilities=capabilities,
             limits=Limits(context=context, output=context if "text" in capabilities else None),
+            can_sleep=running.can_sleep,
             max_running=running.max_running,
             ranks=[{"rank": rank, **figures} for rank in range(running.ranks)],
             versions=versions,
@@ -128,9 +164,32 @@ class VllmEngine:
             return Activity()
         if self._running.died:
             raise EngineDiedError(model=self._model_id, reason="EngineCore is gone")
+        if (name := self._watched.ended()) is not None:
+            raise EngineDiedError(model=self._model_id, reason=f"its process {name} has ended")
         return self._load.activity(time.monotonic(), self._running.unfinished)
 
+    async def beat(self) -> None:
+        if self._running is not None and self._routes:
+            await self._running.beat()
+
+    async def probe(self) -> None:
+        if self._asleep or self._load.generated - self._probed <= _PROBE_TOKENS:
+            return
+        self._probed = self._load.generated
+        if not await self._running.is_sound(self._model_id):
+            logits = await self._running.look_at_logits(self._model_id)
+            raise PoisonedError("what it computes are no numbers (NaN)", logits)
+
+    async def sleep(self, level: int) -> None:
+        self._asleep = True
+        await self._running.sleep(level)
+
+    async def wake(self) -> None:
+        await self._running.wake()
+        self._asleep = False
+
     async def stop(self) -> None:
+        self._watched.close()
         running, self._running = self._running, None
         scratch, self._scratch = self._scratch, None
         if scratch is None:
@@ -175,6 +234,8 @@ def _capabilities(running: Any, parsers: Parsers) -> list[str]:
         "reasoning": "generate" in running.tasks and parsers.reasoning is not None,
         "vision": "generate" in running.tasks and running.sees,
         "embeddings": "embed" in running.tasks,
+        "score": running.scores,
+        "rerank": running.scores,
     }
     return [capability for capability, there in found.items() if there]
 

@@ -1,19 +1,19 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What a client's request becomes before vLLM reads it. Pure."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Set
 from typing import Any, NamedTuple
 
 import msgspec
 
-from cortex_core.errors import InvalidRequestBodyError, MalformedJsonError
+from cortex_core import openai
+from cortex_core.errors import InvalidRequestBodyError
 
 Fields = dict[str, Any]
 
-_DECODE = msgspec.json.Decoder()
+_DECODE: msgspec.json.Decoder[Any] = msgspec.json.Decoder()
 _YES = frozenset({"1", "true", "yes"})
 _ANSWER_LIMITS = frozenset({"max_tokens", "max_completion_tokens", "max_output_tokens"})
-_IMAGE_PARTS = frozenset({"image", "image_url", "input_image"})
 
 
 class Wish(NamedTuple):
@@ -34,13 +34,10 @@ def read_fields(body: bytes) -> Fields:
     """The body's fields.
 
     Raises:
-        MalformedJsonError: not JSON. The client's fault, as the other is.
+        MalformedJsonError: not JSON, or nested too deeply. The client's fault, as the other is.
         InvalidRequestBodyError: JSON, but no object.
     """
-    try:
-        fields = _DECODE.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise MalformedJsonError(reason=str(error)) from None
+    fields = openai.read_body(body, _DECODE)
     if not isinstance(fields, dict):
         raise InvalidRequestBodyError(reason=f"expected an object, found {type(fields).__name__}")
     return fields
@@ -52,15 +49,23 @@ def is_yes(value: bytes | None) -> bool:
 
 
 def plan_request(
-    fields: Fields, model_id: str, *, context_tokens: int, thinking: bool, usage_comment: bool
+    fields: Fields,
+    model_id: str,
+    *,
+    adapters: Set[str],
+    context_tokens: int,
+    thinking: bool,
+    usage_comment: bool,
 ) -> tuple[Fields, Wish]:
     """The fields for vLLM, and what the answer must be turned into.
 
-    The host serves one model, and whoever routed the request here knew it by some name: it is asked for by its
-    own. A limit beyond the context is lowered to it: agents ask for 32,000 tokens whatever the model, vLLM
-    refuses that, and shortens by itself what is within.
+    The host serves one model and its adapters, and whoever routed the request here knew the model by some name:
+    what names no adapter is asked for by the model's own. A limit beyond the context is lowered to it: agents ask
+    for 32,000 tokens whatever the model, vLLM refuses that, and shortens by itself what is within.
     """
-    asked = {**fields, "model": model_id}
+    named = fields.get("model")
+    is_adapter = isinstance(named, str) and named in adapters
+    asked = {**fields, "model": named if is_adapter else model_id}
     for name in _ANSWER_LIMITS & fields.keys():
         if isinstance(limit := fields[name], int) and limit > context_tokens:
             asked[name] = context_tokens
@@ -73,6 +78,24 @@ def plan_request(
     return asked, Wish(thinking, usage_chunk, usage_comment)
 
 
+def plan_embedding(fields: Fields) -> Fields:
+    """The fields for vLLM, which writes raw bytes as well.
+
+    Raises:
+        InvalidRequestBodyError: another encoding than OpenAI's two. The client's fault.
+    """
+    if fields.get("encoding_format", "float") not in ("float", "base64"):
+        raise InvalidRequestBodyError(
+            reason="`encoding_format` is `float` or `base64`", param="encoding_format"
+        )
+    return fields
+
+
+def drop_nulls(fields: Fields) -> Fields:
+    """The fields without those that are null: clients write that for what they leave open."""
+    return {name: value for name, value in fields.items() if value is not None}
+
+
 def _rename_reasoning(message: Any) -> Any:
     """Reasoning of earlier turns under the name that vLLM knows."""
     if not isinstance(message, dict) or "reasoning_content" not in message:
@@ -82,18 +105,3 @@ def _rename_reasoning(message: Any) -> Any:
     if not renamed.get("reasoning"):
         renamed["reasoning"] = reasoning
     return renamed
-
-
-def has_image(fields: Mapping[str, Any]) -> bool:
-    """Whether a message, or an item of `input`, carries an image."""
-    return any(part.get("type") in _IMAGE_PARTS for part in _parts(fields))
-
-
-def _parts(fields: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    for name in ("messages", "input"):
-        items = fields.get(name)
-        for item in items if isinstance(items, list) else []:
-            content = item.get("content") if isinstance(item, dict) else None
-            for part in content if isinstance(content, list) else []:
-                if isinstance(part, dict):
-                    yield part

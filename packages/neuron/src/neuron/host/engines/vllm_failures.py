@@ -118,7 +118,7 @@ def _plain(cause: Cause) -> str:
 
 _CONTEXT = re.compile(r"maximum context length", re.IGNORECASE)
 _CONTEXT_BARE = re.compile(r"maximum\s+context length \((\d+)\)")
-_NO_VISION = re.compile(r"not a multimodal model|At most 0 (image|video|audio)")
+_NO_VISION = re.compile(r"not a multimodal model|At most 0 image")
 _DETAILS = re.compile(r"\s*\(parameter=.*\)\s*$", re.DOTALL)
 
 

@@ -7,6 +7,7 @@ weights file that is none is a memory error without a text.
 
 import struct
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -23,6 +24,7 @@ _AGAIN = "Fetch the model's files again."
 
 class _Tensor(msgspec.Struct):
     data_offsets: tuple[int, int]
+    shape: tuple[int, ...] = ()
 
 
 _READ_HEADER = msgspec.json.Decoder(dict[str, msgspec.Raw])
@@ -41,9 +43,9 @@ def check_files(model_path: Path) -> None:
     _expect(model_path, _CONFIGS, "configuration")
     _expect(model_path, _TOKENIZERS, "tokenizer")
     for config in model_path.glob("*.json"):
-        _check_json(config)
+        check_json(config)
     for weights in sorted(model_path.glob("*.safetensors")):
-        _check_safetensors(weights)
+        check_safetensors(weights)
 
 
 def _expect(model_path: Path, patterns: tuple[str, ...], what: str) -> None:
@@ -53,17 +55,32 @@ def _expect(model_path: Path, patterns: tuple[str, ...], what: str) -> None:
         )
 
 
-def _check_json(file: Path) -> None:
+def check_json(file: Path) -> Any:
+    """What a JSON file says. Raises as `check_files`."""
     try:
-        msgspec.json.decode(file.read_bytes())
+        return msgspec.json.decode(file.read_bytes())
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise StartFailedError(
             "corrupt_weights", f"{file.name} is not valid JSON: {error}", _AGAIN
         ) from None
 
 
-def _check_safetensors(file: Path) -> None:
-    """Eight bytes of length, a header of that length, and as many bytes as the header says."""
+def check_safetensors(file: Path) -> None:
+    """Eight bytes of length, a header of that length, and as many bytes as the header says. Raises as `check_files`."""
+    length, tensors = _read_header(file)
+    end = max((tensor.data_offsets[1] for tensor in tensors.values()), default=0)
+    size = file.stat().st_size
+    if 8 + length + end != size:
+        raise _corrupt(file, f"it has {size} bytes where its header tells of {8 + length + end}")
+
+
+def read_shapes(file: Path) -> dict[str, tuple[int, ...]]:
+    """The shape of each tensor of a safetensors file. Raises as `check_files`."""
+    return {name: tensor.shape for name, tensor in _read_header(file)[1].items()}
+
+
+def _read_header(file: Path) -> tuple[int, dict[str, _Tensor]]:
+    """The header's length in bytes, and what it says of each tensor."""
     size = file.stat().st_size
     with file.open("rb") as opened:
         head = opened.read(8)
@@ -71,17 +88,11 @@ def _check_safetensors(file: Path) -> None:
         if length >= min(size, _MAX_HEADER_BYTES):
             raise _corrupt(file, "its header is unreadable")
         try:
-            end = _end_of_data(opened.read(length))
+            found = _READ_HEADER.decode(opened.read(length))
+            found.pop("__metadata__", None)
+            return length, {name: _READ_TENSOR.decode(raw) for name, raw in found.items()}
         except (msgspec.DecodeError, msgspec.ValidationError):
             raise _corrupt(file, "its header is unreadable") from None
-    if 8 + length + end != size:
-        raise _corrupt(file, f"it has {size} bytes where its header tells of {8 + length + end}")
-
-
-def _end_of_data(header: bytes) -> int:
-    tensors = _READ_HEADER.decode(header)
-    tensors.pop("__metadata__", None)
-    return max((_READ_TENSOR.decode(raw).data_offsets[1] for raw in tensors.values()), default=0)
 
 
 def _corrupt(file: Path, reason: str) -> StartFailedError:

@@ -5,22 +5,30 @@ vLLM promises nothing about these names, so all of them stand here. They were re
 this module takes seconds, and wants the variables of `vllm_options.plan_environment` set before.
 """
 
+import contextlib
+import copy
 import ctypes
+import importlib
+import itertools
 import json
 import logging
+import math
 import multiprocessing
 import os
 import signal
 import time
 from argparse import Namespace
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from typing import Annotated, Any, get_args, get_origin
 
 import torch
 import vllm.v1.engine.utils
+from jinja2 import TemplateError
+from PIL import Image
 from pydantic import TypeAdapter, ValidationError
 from starlette.datastructures import State
 from starlette.responses import Response
+from vllm.connections import aiohttp
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.entrypoints.launchers.api_server.app_state import init_app_state
 from vllm.entrypoints.launchers.cli_args import make_arg_parser
@@ -32,17 +40,20 @@ from vllm.entrypoints.pooling.scoring.protocol import RerankRequest, ScoreReques
 from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 from vllm.entrypoints.serve.exception_handling.error_response import create_error_response
 from vllm.entrypoints.serve.tokenize.protocol import TokenizeRequest
-from vllm.exceptions import VLLMError
+from vllm.exceptions import GenerationError, VLLMError
+from vllm.inputs import TokensPrompt
 from vllm.platforms import current_platform
+from vllm.pooling_params import PoolingParams
 from vllm.tokenizers.registry import cached_tokenizer_from_config
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.metrics.loggers import PrometheusStatLogger
 
+from neuron.host.engines import vllm_parsing  # noqa: F401  # what it changes in vLLM is its use
 from neuron.host.engines.vllm_failures import Refusal, read_validation
 from neuron.host.engines.vllm_load import Load
-from neuron.host.engines.vllm_parsers import MARKERS, Parsers
+from neuron.host.engines.vllm_parsers import MARKERS, OURS, Parsers
 
 # A serving object's answer: a stream of texts, or a body.
 Answer = Any
@@ -51,8 +62,43 @@ VERSIONS = {"vllm": str(vllm.__version__), "torch": str(torch.__version__)} | (
     {"cuda": str(torch.version.cuda)} if torch.version.cuda else {}
 )
 
+# A URL of an allowed domain that cannot be fetched; an image that would take gigabytes.
+_MEDIA_ERRORS = (aiohttp.ClientError, TimeoutError, ConnectionError, Image.DecompressionBombError)
 # What raises where a request is at fault; anything else is a fault of ours.
-REQUEST_ERRORS = (VLLMError, ValueError, TypeError, OverflowError, NotImplementedError)
+REQUEST_ERRORS = (
+    VLLMError,
+    ValueError,
+    TypeError,
+    OverflowError,
+    NotImplementedError,
+    TemplateError,
+    *_MEDIA_ERRORS,
+)
+# The same of a stream, which has read its request; other faults there are ours.
+STREAM_ERRORS = (VLLMError, ValueError)
+
+
+# What EngineCore and its ranks import before they do anything; by name, since a version may lack one.
+_IMPORTED_AHEAD = (
+    "vllm.v1.engine.core",
+    "vllm.v1.executor.uniproc_executor",
+    "vllm.v1.executor.multiproc_executor",
+    "vllm.model_executor.model_loader",
+    "vllm.model_executor.models.qwen3",
+    "xgrammar",
+)
+_IMPORTED_AHEAD_ON_CPU = ("vllm.v1.worker.cpu_worker", "vllm.v1.worker.cpu_model_runner")
+
+
+def import_ahead() -> None:
+    """Import what a start would import next."""
+    names = _IMPORTED_AHEAD + (_IMPORTED_AHEAD_ON_CPU if current_platform.is_cpu() else ())
+    for name in names:
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
+
+
+_PROBES = itertools.count()
 
 
 class ArgumentsError(Exception):
@@ -93,9 +139,12 @@ def read_markers(config: Any, arguments: Namespace) -> tuple[frozenset[str], str
 def apply_parsers(config: Any, arguments: Namespace, parsers: Parsers) -> None:
     """Write the parsers where EngineCore and the serving objects look for them."""
     if parsers.reasoning:
-        arguments.reasoning_parser = parsers.reasoning
+        # EngineCore knows vLLM's parsers only, and needs none where the form of an answer has room for reasoning.
+        if parsers.reasoning != OURS:
+            config.structured_outputs_config.reasoning_parser = parsers.reasoning
+        arguments.structured_outputs_config = copy.copy(config.structured_outputs_config)
         arguments.structured_outputs_config.reasoning_parser = parsers.reasoning
-        config.structured_outputs_config.reasoning_parser = parsers.reasoning
+        arguments.reasoning_parser = parsers.reasoning
     if parsers.tool:
         arguments.enable_auto_tool_choice = True
         arguments.tool_call_parser = parsers.tool
@@ -135,6 +184,7 @@ class Running:
         self.config = config
         self.state = State()
         self.tasks: tuple[str, ...] = ()
+        self._level = 0
         self._engine = AsyncLLM.from_vllm_config(
             config, stat_loggers=[_stat_logger(load)], disable_log_stats=True
         )
@@ -144,12 +194,62 @@ class Running:
         self.tasks = await self._engine.get_supported_tasks()
         await init_app_state(self._engine, self.state, arguments, self.tasks)
 
-    async def warm_up(self, model_id: str) -> None:
-        """Generate one token, so that what is made on first use is made."""
+    async def beat(self) -> None:
+        """Have EngineCore and every rank answer. Where they cannot any more, `died` tells."""
+        with contextlib.suppress(EngineDeadError):
+            await self._engine.collective_rpc("check_health")
+
+    async def is_sound(self, model_id: str) -> bool:
+        """Whether what it computes are numbers: one step that reads and one that writes are looked at."""
         if "generate" not in self.tasks:
-            return
-        request = CompletionRequest(model=model_id, prompt=[0], max_tokens=1, temperature=0)
-        await self.state.openai_serving_completion.create_completion(request, None)
+            return await self._pools_numbers()
+        request = CompletionRequest(
+            model=model_id, prompt=[0], max_tokens=2, ignore_eos=True, temperature=0, logprobs=0
+        )
+        try:
+            answer = await self.state.openai_serving_completion.create_completion(request, None)
+        except EngineDeadError:  # `died` tells
+            return True
+        if is_error_answer(answer):  # it is too busy to be asked
+            return True
+        logprobs = answer.choices[0].logprobs.token_logprobs
+        return not any(math.isnan(logprob) for logprob in logprobs)
+
+    async def _pools_numbers(self) -> bool:
+        task = self.config.model_config.get_pooling_task(self.tasks)
+        prompt = TokensPrompt(prompt_token_ids=[0])
+        pooled = self._engine.encode(prompt, PoolingParams(task=task), f"probe-{next(_PROBES)}")
+        try:
+            return not [1 async for output in pooled if torch.isnan(output.outputs.data).any()]
+        except EngineDeadError:  # `died` tells
+            return True
+
+    async def look_at_logits(self, model_id: str) -> list[dict[str, float]]:
+        """The health of the logits of two steps, as the first rank has them."""
+        await self._engine.collective_rpc("begin_logits_probe")
+        await self.is_sound(model_id)
+        found: list[list[dict[str, float]]] = await self._engine.collective_rpc("end_logits_probe")
+        return found[0]
+
+    async def sleep(self, level: int) -> None:
+        """Free the device's memory, as Engine.sleep says."""
+        await self._engine.sleep(level)
+        self._level = level
+
+    async def wake(self) -> None:
+        """Serve again. What level 2 dropped is read from the files again."""
+        if self._level == 2:
+            await self._engine.wake_up(["weights"])
+            await self._engine.collective_rpc("reload_weights")
+            await self._engine.wake_up(["kv_cache"])
+        else:
+            await self._engine.wake_up()
+        self._level = 0
+
+    @property
+    def can_sleep(self) -> bool:
+        """Whether it was started so that it can."""
+        return bool(self.config.model_config.enable_sleep_mode)
 
     @property
     def unfinished(self) -> int:
@@ -162,6 +262,11 @@ class Running:
         """Whether EngineCore is gone. It does not come back."""
         errored: bool = self._engine.errored
         return errored
+
+    @property
+    def scores(self) -> bool:
+        """Whether it says how well texts belong together."""
+        return getattr(self.state, "serving_scores", None) is not None
 
     @property
     def kv_cache_tokens(self) -> int:
@@ -262,11 +367,36 @@ class Route:
 
     def __init__(self, request_type: Any, find: Find) -> None:
         self._adapter = TypeAdapter(request_type)
+        self._forms = [TypeAdapter(form) for form in _forms(request_type)]
         self.find = find
 
     def read(self, fields: Mapping[str, Any]) -> Any:
         """The request as vLLM's own type. Raises pydantic's ValidationError, a ValueError."""
-        return self._adapter.validate_python(fields)
+        try:
+            return self._adapter.validate_python(fields)
+        except ValidationError as error:
+            raise self._explain(fields) or error from None
+
+    def _explain(self, fields: Mapping[str, Any]) -> ValidationError | None:
+        """What is wrong with a request that may have several forms, in the form that lacks the fewest fields."""
+        found = []
+        for form in self._forms:
+            try:
+                form.validate_python(fields)
+            except ValidationError as error:
+                found.append(error)
+        return min(found, key=_missing, default=None)
+
+
+def _forms(request_type: Any) -> tuple[Any, ...]:
+    """The types of a union, without what it is annotated with; empty: it is none."""
+    if get_origin(request_type) is Annotated:
+        return _forms(get_args(request_type)[0])
+    return get_args(request_type)
+
+
+def _missing(error: ValidationError) -> int:
+    return sum(part["type"] == "missing" for part in error.errors())
 
 
 ROUTES: Mapping[str, Route] = {
@@ -290,8 +420,14 @@ def read_error(error: Exception) -> Refusal:
     """What an error of vLLM's says to a client."""
     if isinstance(error, EngineDeadError):
         return Refusal(died=True, message="EngineCore is gone")
+    if isinstance(error.__context__, GenerationError):  # vLLM stumbled over its own error
+        error = error.__context__
     if isinstance(error, ValidationError):
         return read_validation(error.errors())
+    if isinstance(error, NotImplementedError):
+        return Refusal(status=400, message=str(error))
+    if isinstance(error, _MEDIA_ERRORS):
+        return Refusal(status=400, message=f"its media cannot be read: {error}")
     return read_error_answer(create_error_response(error))
 
 
@@ -315,7 +451,7 @@ def read_answer(answer: Answer) -> Any:
     """A whole answer as JSON values."""
     if isinstance(answer, Response):
         return json.loads(bytes(answer.body))
-    return answer.model_dump(mode="json")
+    return answer.model_dump(mode="json", by_alias=True)
 
 
 def write_event(piece: Any) -> bytes:

@@ -15,6 +15,7 @@ class Load:
         self._running = 0
         self._kv_usage_ratio: float | None = None
         self._steps: deque[tuple[float, int, int]] = deque()
+        self.generated = 0
 
     def note_scheduler(self, running: int, kv_usage_ratio: float) -> None:
         """The scheduler's counts after a step."""
@@ -22,7 +23,8 @@ class Load:
         self._kv_usage_ratio = kv_usage_ratio
 
     def note_tokens(self, now_s: float, prompt: int, generated: int) -> None:
-        """Tokens that a step read and wrote."""
+        """Tokens that a step read and wrote. `generated` counts all that were ever written."""
+        self.generated += generated
         self._steps.append((now_s, prompt, generated))
         self._forget(now_s)
 

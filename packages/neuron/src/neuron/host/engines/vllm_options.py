@@ -11,13 +11,19 @@ from neuron.host.messages import Start
 
 MIB = 1024 * 1024
 DEFAULT_KV_CACHE_MB = 256
+# The room that vLLM makes for an adapter is one of these.
+LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+# Adapters in one step; each takes a place in the device's memory, used or not.
+MAX_LORAS_AT_ONCE = 8
+# No machine's name, and never will be (RFC 2606).
+NO_DOMAIN = "none.invalid"
 
 # What a client may set. Nothing in here runs code, reads a path or opens a port.
 ALLOWED_ENGINE_ARGS = frozenset(
     """
     block_size calculate_kv_scales convert enable_prefix_caching enforce_eager kv_cache_dtype limit_mm_per_prompt
-    max_num_batched_tokens max_num_seqs override_generation_config quantization runner scheduling_policy seed
-    speculative_config stream_interval
+    max_num_batched_tokens max_num_seqs override_generation_config pooler_config quantization runner
+    scheduling_policy seed speculative_config stream_interval
     """.split()
 )
 # Of vLLM's speculative methods, those that name no second model to fetch.
@@ -34,12 +40,18 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         kv_cache_mb: MiB of KV cache per device where the spec does not say.
         max_model_len: tokens of context where the spec does not say; None: the model's own.
         gpu_memory_utilization: the engine's claim over the device's total; None: vLLM's default.
+        can_sleep: start it so that it can sleep. Not on the CPU.
+        lora: adapter name to the directory with its files.
+        allowed_media_domains: hosts that images may be fetched from.
     """
 
     platform: str = "cpu"
     kv_cache_mb: int | None = None
     max_model_len: int | None = None
     gpu_memory_utilization: float | None = None
+    can_sleep: bool = False
+    lora: dict[str, str] = {}
+    allowed_media_domains: list[str] = []
 
 
 def read_settings(settings: Mapping[str, Any]) -> Settings:
@@ -58,8 +70,13 @@ def read_settings(settings: Mapping[str, Any]) -> Settings:
         ) from None
 
 
-def plan_options(start: Start, settings: Settings) -> dict[str, Any]:
+def plan_options(start: Start, settings: Settings, lora_rank: int = 0) -> dict[str, Any]:
     """Arguments of vLLM by name, parsers and log settings not included.
+
+    Args:
+        start: what to run.
+        settings: the harness's.
+        lora_rank: the highest rank of its adapters; 0: there are none.
 
     Raises:
         StartFailedError: `invalid_spec`: an argument is not allowed.
@@ -80,17 +97,39 @@ def plan_options(start: Start, settings: Settings) -> dict[str, Any]:
         # Never vLLM's own choice: it takes a share of the whole device, and on a CPU touches all of it.
         "kv_cache_memory_bytes": kv_cache_mb * MIB,
         "gpu_memory_utilization": settings.gpu_memory_utilization,
+        "enable_sleep_mode": True if settings.can_sleep and settings.platform == "cuda" else None,
+        # With no list at all it would fetch from anywhere.
+        "allowed_media_domains": settings.allowed_media_domains or [NO_DOMAIN],
         "enable_prompt_tokens_details": True,
         "disable_log_stats": True,
         "disable_uvicorn_access_log": True,
+        "worker_extension_cls": "neuron.host.engines.vllm_probe.LogitsProbe",
         # Without it a model may write white space until its tokens are spent; the backend must be named.
         "structured_outputs_config": {"disable_any_whitespace": True, "backend": "xgrammar"},
     }
+    if lora_rank:
+        options |= _plan_lora(settings, lora_rank)
     if settings.platform == "cpu":
         options |= _CPU
         options["dtype"] = spec.dtype or "bfloat16"
     options |= given
     return {name: value for name, value in options.items() if value is not None}
+
+
+def _plan_lora(settings: Settings, rank: int) -> dict[str, Any]:
+    modules = [{"name": name, "path": path} for name, path in settings.lora.items()]
+    # On a CPU, requests of the model itself that run beside an adapter's are computed with the adapter of the last
+    # place: that stays empty.
+    places = (
+        len(modules) + 1 if settings.platform == "cpu" else min(len(modules), MAX_LORAS_AT_ONCE)
+    )
+    return {
+        "enable_lora": True,
+        "lora_modules": [msgspec.json.encode(module).decode() for module in modules],
+        "max_lora_rank": next(size for size in LORA_RANKS if size >= rank),
+        "max_loras": places,
+        "max_cpu_loras": max(places, len(modules)),
+    }
 
 
 _CPU = {
@@ -139,6 +178,8 @@ def write_arguments(options: Mapping[str, Any]) -> list[str]:
             arguments.append(f"--{flag}")
         elif value is False:
             arguments.append(f"--no-{flag}")
+        elif isinstance(value, list):
+            arguments += [f"--{flag}", *map(str, value)]
         elif isinstance(value, Mapping):
             arguments.append(f"--{flag}={msgspec.json.encode(value).decode()}")
         else:
@@ -149,7 +190,7 @@ def write_arguments(options: Mapping[str, Any]) -> list[str]:
 def plan_environment(
     settings: Settings, scratch: str, ranks: int, cores: Iterable[int]
 ) -> dict[str, str]:
-    """Environment variables that must be set before vLLM is imported.
+    """Environment variables that must be set before an engine is configured.
 
     Args:
         settings: the harness's.
@@ -157,13 +198,24 @@ def plan_environment(
         ranks: of tensor parallelism.
         cores: that this process may run on.
     """
+    environment = {**plan_import_environment(settings), "VLLM_RPC_BASE_PATH": scratch}
+    if settings.platform == "cpu" and ranks > 1:
+        environment["VLLM_CPU_OMP_THREADS_BIND"] = bind_cores(ranks, cores)
+    return environment
+
+
+def plan_import_environment(settings: Settings) -> dict[str, str]:
+    """Environment variables that must be set before vLLM is imported, the same for every engine."""
     environment = {
         "HF_HUB_OFFLINE": "1",  # the files are here; a lookup would retry for half a minute
         "VLLM_NO_USAGE_STATS": "1",
-        "VLLM_RPC_BASE_PATH": scratch,
         # Where the ranks of one machine meet; by default it listens on the machine's own address.
         "GLOO_SOCKET_IFNAME": "lo",
         "VLLM_HOST_IP": "127.0.0.1",
+        # An allowed domain could lead to one that is not.
+        "VLLM_MEDIA_URL_ALLOW_REDIRECTS": "0",
+        # Decoded it takes 150 MB. No camera's pictures are larger.
+        "VLLM_MAX_IMAGE_PIXELS": "50000000",
         "TOKENIZERS_PARALLELISM": "false",  # its threads would not survive the fork
     }
     if settings.platform == "cpu":
@@ -171,8 +223,6 @@ def plan_environment(
         environment["TORCHDYNAMO_DISABLE"] = "1"
         # On a CPU: keep the only rank in EngineCore's own process.
         environment["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-        if ranks > 1:
-            environment["VLLM_CPU_OMP_THREADS_BIND"] = bind_cores(ranks, cores)
     return environment
 
 

@@ -4,7 +4,6 @@
 No model is named: a format is known by what it is written with.
 """
 
-import re
 from collections.abc import Callable, Set
 from typing import NamedTuple
 
@@ -15,6 +14,8 @@ THINKING = (
     ("<thought>", "</thought>"),
     ("<reasoning>", "</reasoning>"),
 )
+# What our own reader of reasoning is registered as with vLLM.
+OURS = "markers"
 # DeepSeek writes its markers with a full-width bar, and a block for the space.
 _DEEPSEEK = "<\uff5ctool\u2581calls\u2581begin\uff5c>"
 # All words of which it matters whether they are one token.
@@ -31,6 +32,7 @@ MARKERS = frozenset(
 class Parsers(NamedTuple):
     """vLLM's names of parsers; None: the model has no such format, or one not known here.
 
+    `reasoning` is OURS unless an operator names one of vLLM's.
     `thinking` is the pair of markers around reasoning; None: the model does not think.
     """
 
@@ -61,8 +63,31 @@ _TOOL_RULES: tuple[Rule, ...] = (
     ("internlm", lambda markers, _: "<|action_start|>" in markers),
 )
 
-# vLLM's words for "the template has a switch for thinking".
-_SWITCH = re.compile(r"\benable_thinking\b")
+
+class CallFormat(NamedTuple):
+    """How a model writes a tool call.
+
+    Attributes:
+        opener: what each begins with.
+        closer: what none is whole without.
+        separator: a token between name and arguments; None: the format has none.
+    """
+
+    opener: str
+    closer: str
+    separator: str | None = None
+
+
+# By the parser's name, where each call has an opener of its own.
+CALL_FORMATS = {
+    "hermes": CallFormat("<tool_call>", "}"),
+    "qwen3_coder": CallFormat("<tool_call>", "</function>"),
+    "glm45": CallFormat("<tool_call>", "</tool_call>"),
+    "mistral": CallFormat("[TOOL_CALLS]", "}", "[ARGS]"),
+    "kimi_k2": CallFormat("<|tool_call_begin|>", "}"),
+    "minimax_m2": CallFormat("<invoke", "</invoke>"),
+    "seed_oss": CallFormat("<seed:tool_call>", "</function>"),
+}
 
 
 def choose_parsers(markers: Set[str], template: str) -> Parsers:
@@ -74,16 +99,4 @@ def choose_parsers(markers: Set[str], template: str) -> Parsers:
     """
     tool = next((name for name, fits in _TOOL_RULES if fits(markers, template)), None)
     thinking = next((pair for pair in THINKING if markers >= set(pair)), None)
-    return Parsers(tool, _choose_reasoning(thinking, template), thinking)
-
-
-def _choose_reasoning(thinking: tuple[str, str] | None, template: str) -> str | None:
-    if thinking is None:
-        return None
-    if thinking[0] == "[THINK]":
-        return "mistral"
-    if thinking[0] != "<think>":
-        return None
-    # With a switch a prompt may say that there is no reasoning, and the answer is then all content; without
-    # one the template opens the block itself, or the model always does.
-    return "qwen3" if _SWITCH.search(template) else "deepseek_r1"
+    return Parsers(tool, OURS if thinking else None, thinking)

@@ -5,7 +5,9 @@ A handler is cancelled when its client leaves. The engine's request then ends wi
 cancellation of a whole answer, and on the closing of a stream.
 """
 
+import asyncio
 import contextlib
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -15,13 +17,32 @@ from cortex_core import openai, wire
 from cortex_core.errors import CortexError, VisionUnsupportedError
 from cortex_core.http.exchange import Exchange
 from cortex_core.http.front import Handler
-from neuron.host.engines import vllm_asked, vllm_failures, vllm_wire
+from neuron.host.engines import (
+    vllm_asked,
+    vllm_failures,
+    vllm_media,
+    vllm_responses,
+    vllm_wire,
+)
 from neuron.host.engines.vllm_asked import Fields, Wish
 from neuron.host.engines.vllm_failures import Refusal
+from neuron.host.engines.vllm_options import Settings
+from neuron.host.engines.vllm_responses import ResponseStream
 from neuron.host.engines.vllm_wire import Markers
 
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
+EMBEDDINGS = "/v1/embeddings"
+RESPONSES = vllm_responses.PATH
+# What is done to the fields of some paths before what is done to all.
+_PLANS: dict[str, Callable[[Fields], Fields]] = {
+    RESPONSES: lambda fields: vllm_responses.plan_response(vllm_asked.drop_nulls(fields)),
+    EMBEDDINGS: lambda fields: vllm_asked.plan_embedding(vllm_asked.drop_nulls(fields)),
+    "/v1/score": vllm_asked.drop_nulls,
+    "/v1/rerank": vllm_asked.drop_nulls,
+    "/tokenize": vllm_asked.drop_nulls,
+}
+Stream = vllm_wire.Stream | ResponseStream
 _EVENT_STREAM = ((b"content-type", b"text/event-stream"), (b"cache-control", b"no-cache"))
 _ENCODE = msgspec.json.Encoder()
 
@@ -33,13 +54,23 @@ class Serving:
         library: the module vllm_library.
         running: its Running.
         markers: around reasoning; None: the model does not think.
+        settings: the harness's.
     """
 
-    def __init__(self, library: ModuleType, running: Any, model_id: str, markers: Markers) -> None:
+    def __init__(
+        self,
+        library: ModuleType,
+        running: Any,
+        model_id: str,
+        markers: Markers,
+        settings: Settings,
+    ) -> None:
         self._library = library
         self._running = running
         self._model_id = model_id
         self._markers = markers
+        self._adapters = frozenset(settings.lora)
+        self._media_domains = settings.allowed_media_domains
 
     def routes(self) -> dict[str, Handler]:
         """Path to handler, for what the model serves."""
@@ -57,6 +88,7 @@ class Serving:
                 answer = await call(request, None)
             except self._library.REQUEST_ERRORS as error:
                 raise self._refused(self._library.read_error(error)) from None
+            _end_if_cancelled()
             if self._library.is_error_answer(answer):
                 raise self._refused(self._library.read_error_answer(answer))
             if self._library.is_stream(answer):
@@ -69,11 +101,14 @@ class Serving:
 
     def _read(self, exchange: Exchange, body: bytes) -> tuple[Fields, Wish]:
         fields = vllm_asked.read_fields(body)
-        if vllm_asked.has_image(fields) and not self._running.sees:
+        if vllm_media.has_image(fields) and not self._running.sees:
             raise VisionUnsupportedError(model=self._model_id)
+        vllm_media.check_urls(fields, self._media_domains)
+        plan = _PLANS.get(exchange.path)
         return vllm_asked.plan_request(
-            fields,
+            plan(fields) if plan else fields,
             self._model_id,
+            adapters=self._adapters,
             context_tokens=self._running.context_tokens,
             thinking=vllm_asked.is_yes(exchange.header(wire.INCLUDE_THINKING.encode())),
             usage_comment=exchange.path in {CHAT, COMPLETIONS}
@@ -83,7 +118,9 @@ class Serving:
     def _shape(self, path: str, answer: Fields, wish: Wish) -> Fields:
         if path == CHAT:
             return vllm_wire.shape_chat(answer, wish, self._markers)
-        return vllm_wire.shape_plain(answer) if path == COMPLETIONS else answer
+        if path == RESPONSES:
+            return vllm_responses.shape_response(answer)
+        return vllm_wire.shape_plain(answer)
 
     async def _stream(self, exchange: Exchange, pieces: Any, wish: Wish) -> None:
         stream = self._build_stream(exchange.path, wish)
@@ -93,23 +130,24 @@ class Serving:
                 async for piece in pieces:
                     event = self._library.write_event(piece)
                     if error := self._read_stream_error(event):
-                        await _fail(exchange, error)
+                        await _fail(exchange, stream, error)
                         return
                     # Status and headers wait for the first event: until then a failure has a clean status.
                     if exchange.status is None:
                         await exchange.start(200, _EVENT_STREAM)
-                    if out := stream.feed(event) if stream else event:
+                    if out := stream.feed(event):
                         await exchange.write(out)
-        except self._library.VLLMError as error:
-            await _fail(exchange, self._refused(self._library.read_error(error)))
+        except self._library.STREAM_ERRORS as error:
+            await _fail(exchange, stream, self._refused(self._library.read_error(error)))
         else:
             await exchange.end()
 
-    def _build_stream(self, path: str, wish: Wish) -> vllm_wire.Stream | None:
-        """None: the stream goes out as it is."""
+    def _build_stream(self, path: str, wish: Wish) -> Stream:
+        if path == RESPONSES:
+            return ResponseStream()
         if path == CHAT:
             return vllm_wire.Stream(wish, vllm_wire.ChatDeltas(wish, self._markers))
-        return vllm_wire.Stream(wish, lambda chunk: chunk) if path == COMPLETIONS else None
+        return vllm_wire.Stream(wish, lambda chunk: chunk)
 
     def _read_stream_error(self, event: bytes) -> CortexError | None:
         found = vllm_wire.read_stream_error(event)
@@ -127,9 +165,21 @@ class Serving:
         return vllm_failures.read_refusal(refusal, self._model_id)
 
 
-async def _fail(exchange: Exchange, error: CortexError) -> None:
+def _end_if_cancelled() -> None:
+    """A response that was cancelled is answered by vLLM, with an error of its own."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
+
+
+async def _fail(exchange: Exchange, stream: Stream, error: CortexError) -> None:
     """End a stream in an error: with its status while that can be told, else with an event of its own."""
     if exchange.status is None:
         raise error
     exchange.notes["error_code"] = error.code
-    await exchange.end(openai.write_error_events(error))
+    told = (
+        stream.fail(error)
+        if isinstance(stream, ResponseStream)
+        else openai.write_error_events(error)
+    )
+    await exchange.end(told)

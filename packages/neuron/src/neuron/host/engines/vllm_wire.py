@@ -12,6 +12,7 @@ import msgspec
 from cortex_core import sse, wire
 from cortex_core.openai import Usage
 from neuron.host.engines.vllm_asked import Wish
+from neuron.host.engines.vllm_text import Text
 
 Fields = dict[str, Any]
 Markers = tuple[str, str] | None
@@ -19,33 +20,6 @@ Markers = tuple[str, str] | None
 _DECODE = msgspec.json.Decoder()
 _ENCODE = msgspec.json.Encoder()
 _PREFIX, _DONE = b"data: ", b"[DONE]"
-
-
-class Text:
-    """One channel's text as it comes, without white space around it that is none of the answer's.
-
-    White space at the end of a piece is held back until more text shows that it belongs inside.
-    """
-
-    def __init__(self, *, trim_start: bool = False) -> None:
-        self.trim_start = trim_start
-        self.began = False
-        self._held = ""
-
-    def feed(self, piece: str) -> str:
-        """Take a piece; return what may go out."""
-        text = self._held + piece
-        if self.trim_start and not self.began:
-            text = text.lstrip("\r\n")
-        out = text.rstrip()
-        self._held = text[len(out) :]
-        self.began = self.began or bool(out)
-        return out
-
-    def flush(self) -> str:
-        """What is held back, for good."""
-        held, self._held = self._held, ""
-        return held
 
 
 class Choice:
@@ -83,6 +57,12 @@ class Choice:
             out["tool_calls"] = calls
         return out
 
+    def read_finish(self, reason: str | None) -> str | None:
+        """The finish reason: calls say so, however the client asked for them, unless they were cut off."""
+        if self._calls and reason == "stop":
+            return "tool_calls"
+        return "stop" if reason == "tool_calls" and not self._calls else reason
+
     def _take_content(self, piece: str) -> str:
         # vLLM's parsers leave the line ends between the closing marker and the answer.
         self._content.trim_start = self._reasoning.began
@@ -110,9 +90,11 @@ def shape_chat(answer: Fields, wish: Wish, markers: Markers) -> Fields:
     for choice in answer["choices"]:
         message = choice["message"]
         role = message.pop("role")
-        shaped = Choice(wish, markers).feed(message, last=True)
+        known = Choice(wish, markers)
+        shaped = known.feed(message, last=True)
         # Clients expect the key; null says that there is no text.
         choice["message"] = {"role": role, "content": None, **shaped}
+        choice["finish_reason"] = known.read_finish(choice.get("finish_reason"))
     return shape_plain(answer)
 
 
@@ -171,7 +153,9 @@ class ChatDeltas:
         known = self._choices.get(choice["index"])
         if known is None:
             known = self._choices[choice["index"]] = Choice(self._wish, self._markers)
-        choice["delta"] = known.feed(delta, last=choice.get("finish_reason") is not None)
+        reason = choice.get("finish_reason")
+        choice["delta"] = known.feed(delta, last=reason is not None)
+        choice["finish_reason"] = known.read_finish(reason)
         return bool(choice["delta"])
 
 

@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The rungs between serving and gone: a model is put to sleep, and woken.
+
+What does not work is made up for by the rung below: a model that cannot be put to sleep is unloaded, one that
+does not wake is started anew.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping
+
+import msgspec
+
+from cortex_core import logs
+from cortex_core.errors import (
+    CannotSleepError,
+    CortexError,
+    InsufficientVramError,
+    ModelLoadingError,
+    ModelNotFoundError,
+    WaitTimeoutError,
+)
+from cortex_core.http.client import read_all
+from cortex_core.node import ModelStatus
+from neuron.harnesses.freeing import freed_too_little
+from neuron.harnesses.run import Run, Shared
+from neuron.host.messages import SLEEP_PATH, WAKE_PATH, SleepOrder
+from neuron.residents import Failure, Resident
+from neuron.traffic import Link
+
+log = logs.get(__name__)
+
+_ENCODE = msgspec.json.Encoder()
+
+# Weights of hundreds of GiB are copied in this time; an engine that hangs is told by its heartbeat.
+MOVE_S = 300.0
+# Host memory that stays free beside the weights of a sleeping model.
+HOST_RESERVE_MB = 2048
+
+
+class Ladder:
+    """Moves the models of one harness.
+
+    Args:
+        shared: what all harnesses share.
+        unload: takes a model down, whatever it does.
+    """
+
+    def __init__(self, shared: Shared, unload: Callable[[str], Awaitable[object]]) -> None:
+        self._shared = shared
+        self._residents = shared.residents
+        self._unload = unload
+
+    async def sleep(self, run: Run, *, force: bool) -> bool:
+        """Put a model to sleep, or unload it where it does not; False: it sleeps already.
+
+        Raises:
+            CannotSleepError, ModelLoadingError, ModelNotFoundError: as it is, it cannot.
+            WaitTimeoutError: its requests did not end; it serves on.
+        """
+        model_id = run.spec.model_id
+        async with run.moving:
+            resident = self._residents.get(model_id)
+            if resident is not None and resident.status is ModelStatus.SLEEPING:
+                return False
+            link = self._check_sleep(model_id, resident)
+            self._residents.note_slept(model_id, time.monotonic())
+            await self._drain(run, link, force=force)
+            if self._status(run) is ModelStatus.SLEEPING:
+                await self._fall_asleep(run, link)
+        await self._keep_few_asleep(run)
+        return True
+
+    def _check_sleep(self, model_id: str, resident: Resident | None) -> Link:
+        link = self._shared.traffic.find(model_id)
+        if resident is None or resident.status is ModelStatus.UNLOADING:
+            raise ModelNotFoundError(model=model_id)
+        if resident.status is not ModelStatus.LOADED or link is None:
+            raise ModelLoadingError(model=model_id, node=self._shared.found.hostname)
+        if resident.ready is None or not resident.ready.can_sleep:
+            raise CannotSleepError(model=model_id, harness=resident.spec.harness)
+        return link
+
+    async def _drain(self, run: Run, link: Link, *, force: bool) -> None:
+        drain_s = 0.0 if force else self._shared.drain_s
+        if await link.drained(drain_s):
+            return
+        if self._status(run) is not ModelStatus.SLEEPING:  # it was lost, or is being unloaded
+            return
+        if force:
+            await self._unload(run.spec.model_id)
+            return
+        self._residents.note_kept(run.spec.model_id)
+        raise WaitTimeoutError(
+            model=run.spec.model_id, waited_s=drain_s, what="its requests to end"
+        )
+
+    async def _fall_asleep(self, run: Run, link: Link) -> None:
+        model_id, began_s = run.spec.model_id, time.monotonic()
+        devices = run.launch.devices if run.launch else []
+        claims_mb = dict(run.launch.claims_mb) if run.launch else {}
+        try:
+            async with self._shared.starting_on(devices):
+                before_mb = await self._shared.measuring.free_mb()
+                await _ask(link, SLEEP_PATH, _ENCODE.encode(SleepOrder(level=self._level(run))))
+                if self._status(run) is not ModelStatus.SLEEPING:
+                    return
+                self._residents.note_asleep(model_id)
+                after_mb = await self._shared.measuring.free_mb()
+            if too_little := freed_too_little(claims_mb, before_mb, after_mb):
+                self._shared.metrics.note_leak()
+                raise _MoveError(too_little)
+        except (CortexError, _MoveError) as error:
+            log.warning("model did not sleep", model=model_id, reason=str(error))
+            await self._unload(model_id)
+            return
+        sleep_s = time.monotonic() - began_s
+        self._shared.metrics.note_move("sleep", sleep_s)
+        self._shared.costs.note_sleep(model_id, sleep_s)
+        log.info("model sleeps", model=model_id, sleep_s=round(sleep_s, 3))
+
+    def _level(self, run: Run) -> int:
+        """1 where the weights fit into the host's free memory, else 2."""
+        free_mb = self._shared.measuring.host_ram_free_mb
+        needed_mb = (run.launch.weights_mb if run.launch else 0) + HOST_RESERVE_MB
+        return 2 if free_mb is not None and free_mb < needed_mb else 1
+
+    async def _keep_few_asleep(self, run: Run) -> None:
+        """Unload who sleeps longest on a device that has too many sleepers."""
+        for device in run.launch.devices if run.launch else []:
+            sleepers = [
+                resident
+                for resident in self._residents.all()
+                if resident.status is ModelStatus.SLEEPING and device in resident.devices
+            ]
+            sleepers.sort(key=lambda resident: resident.began_s)
+            for resident in sleepers[: len(sleepers) - self._shared.max_sleeping]:
+                log.info("sleeper makes room", model=resident.id, device=device)
+                await self._unload(resident.id)
+
+    def begin_wake(self, run: Run) -> None:
+        """Wake a sleeping model, or one that is falling asleep; `run.settled` tells how that went."""
+        if run.settled.is_set():
+            run.reopen()
+        self._shared.tasks.create_task(self._wake(run))
+
+    async def _wake(self, run: Run) -> None:
+        async with run.moving:
+            link = self._shared.traffic.find(run.spec.model_id)
+            status = self._status(run)
+            if status is ModelStatus.SLEEPING and link is not None and run.launch is not None:
+                await self._wake_up(run, link, run.launch.devices, run.launch.claims_mb)
+            elif status is ModelStatus.LOADED:  # it was woken, or did not fall asleep
+                run.settle()
+
+    async def _wake_up(
+        self, run: Run, link: Link, devices: list[int], claims_mb: Mapping[int, int]
+    ) -> None:
+        model_id, began_s = run.spec.model_id, time.monotonic()
+        await self._shared.measuring.measure()
+        if self._status(run) is not ModelStatus.SLEEPING:
+            return
+        if missing_mb := self._shared.measuring.lacking_mb(model_id, claims_mb):
+            run.settle(InsufficientVramError(model=model_id, reason=_write_missing(missing_mb)))
+            return
+        self._residents.note_woken(model_id, claims_mb, began_s)
+        try:
+            async with self._shared.starting_on(devices):
+                await _ask(link, WAKE_PATH, b"{}")
+        except (CortexError, _MoveError) as error:
+            if self._status(run) is ModelStatus.LOADING:
+                run.lose(Failure(kind="wake_failed", reason=f"it did not wake: {error}"))
+            return
+        if self._status(run) is not ModelStatus.LOADING:
+            return
+        self._residents.note_awake(model_id)
+        wake_s = time.monotonic() - began_s
+        self._shared.metrics.note_move("wake", wake_s)
+        self._shared.costs.note_wake(model_id, wake_s)
+        log.info("model woke", model=model_id, wake_s=round(wake_s, 3))
+        run.settle()
+
+    def _status(self, run: Run) -> ModelStatus | None:
+        resident = self._residents.get(run.spec.model_id)
+        return resident.status if resident else None
+
+
+def _write_missing(missing_mb: Mapping[int, int]) -> str:
+    each = ", ".join(f"{mb} MiB of device {device}" for device, mb in missing_mb.items())
+    return f"it sleeps, and to wake it lacks {each}"
+
+
+class _MoveError(Exception):
+    """The engine did not do it; the message says why."""
+
+
+async def _ask(link: Link, path: str, body: bytes) -> None:
+    try:
+        async with asyncio.timeout(MOVE_S), link.client.open("POST", path, body=body) as reply:
+            answer = await read_all(reply)
+    except TimeoutError:
+        raise _MoveError(f"its engine took longer than {MOVE_S:.0f} s") from None
+    if reply.status != 200:
+        raise _MoveError(answer.decode("utf-8", "replace"))

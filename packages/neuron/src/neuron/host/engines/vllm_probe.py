@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Mixed into vLLM's workers: what do the logits look like? Costs nothing until it is asked."""
+
+from typing import Any
+
+import torch
+
+
+class LogitsProbe:
+    """Looks at the logits of the next steps, between `begin_logits_probe` and `end_logits_probe`."""
+
+    # vLLM's worker, which this is mixed into, has it.
+    model_runner: Any
+
+    def begin_logits_probe(self) -> None:
+        """Look from now on."""
+        model = self.model_runner.model
+        compute = model.compute_logits
+        self._logits_seen: list[dict[str, float]] = []
+
+        def look(*args: Any, **kwargs: Any) -> Any:
+            logits = compute(*args, **kwargs)
+            if logits is not None:  # a rank that has none
+                self._logits_seen.append(describe_logits(logits))
+            return logits
+
+        model.compute_logits = look
+
+    def end_logits_probe(self) -> list[dict[str, float]]:
+        """Look no longer; what was seen, a step each."""
+        del self.model_runner.model.compute_logits
+        return self._logits_seen
+
+
+def describe_logits(logits: torch.Tensor) -> dict[str, float]:
+    """Counts of what is no number, or negative; smallest, largest and mean of what is finite, 0 where nothing is."""
+    values = logits.detach().float()
+    finite = values[torch.isfinite(values)]
+    if not finite.numel():
+        finite = torch.zeros(1)
+    return {
+        "nan": int(values.isnan().sum()),
+        "pos_inf": int(values.isposinf().sum()),
+        "neg_inf": int(values.isneginf().sum()),
+        "negative": int((values < 0).sum()),
+        "finite_min": round(float(finite.min()), 4),
+        "finite_max": round(float(finite.max()), 4),
+        "finite_mean": round(float(finite.mean()), 4),
+    }

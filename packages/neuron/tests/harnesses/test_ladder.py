@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Sleep and wake on real echo hosts, which sleep without having a device."""
+
+import asyncio
+import os
+import signal
+from typing import Any
+
+import msgspec
+import pytest
+
+from cortex_core.control import ModelSpec
+from cortex_core.errors import (
+    CannotSleepError,
+    LoadFailedError,
+    ModelNotFoundError,
+    WaitTimeoutError,
+)
+from neuron.harnesses.echo import EchoHarness
+from neuron.harnesses.run import Launch
+from neuron.testing import Served, make_config, make_echo
+
+pytestmark = pytest.mark.slow
+
+
+def status(served: Served, model_id: str) -> str | None:
+    resident = served.daemon.residents.get(model_id)
+    return resident.status if resident else None
+
+
+async def until_status(served: Served, model_id: str, wanted: str | None) -> None:
+    async with asyncio.timeout(5):
+        while status(served, model_id) != wanted:
+            await asyncio.sleep(0.005)
+
+
+async def complete(served: Served, model_id: str) -> tuple[int, Any]:
+    code, answer, _ = await served.post("/v1/completions", {"model": model_id, "prompt": "a"})
+    return code, answer
+
+
+async def test_a_model_sleeps_and_wakes_in_the_same_process(served: Served) -> None:
+    await served.load("echo/m")
+    pids = served.host_pids
+    code, answer, _ = await served.post("/models/sleep", {"model_id": "echo/m"})
+    assert (code, answer) == (200, {"status": "sleeping", "model_id": "echo/m"})
+    code, refused = await complete(served, "echo/m")
+    assert (code, refused["error"]["code"]) == (503, "model_loading")
+    code, answer, _ = await served.post("/models/wake", {"model_id": "echo/m"})
+    assert (code, answer) == (200, {"status": "loaded", "model_id": "echo/m"})
+    assert (await complete(served, "echo/m"))[0] == 200
+    assert served.host_pids == pids
+
+
+async def test_sleeping_twice_and_waking_twice_are_no_faults(served: Served) -> None:
+    await served.load("echo/m")
+    for path, done in [("/models/sleep", "sleeping"), ("/models/wake", "loaded")]:
+        await served.post(path, {"model_id": "echo/m"})
+        code, answer, _ = await served.post(path, {"model_id": "echo/m"})
+        assert (code, answer["status"], answer["already"]) == (200, done, True)
+
+
+async def test_a_load_of_a_sleeping_model_wakes_it_once_however_many_ask(served: Served) -> None:
+    spec = make_echo("echo/m?wake_s=0.2")
+    await served.load(spec.model_id)
+    pids = served.host_pids
+    assert await served.echo.sleep(spec.model_id)
+    states = await asyncio.gather(*(served.echo.load(spec) for _ in range(20)))
+    assert {state.status for state in states} == {"loaded"}
+    assert served.host_pids == pids
+
+
+async def test_without_waiting_a_load_of_a_sleeping_model_only_begins(served: Served) -> None:
+    spec = make_echo("echo/m?wake_s=0.2")
+    await served.load(spec.model_id)
+    await served.echo.sleep(spec.model_id)
+    assert (await served.echo.load(spec, wait=False)).status == "sleeping"
+    await until_status(served, spec.model_id, "loaded")
+
+
+async def test_a_model_woken_while_it_falls_asleep_serves_in_the_end(served: Served) -> None:
+    model_id = "echo/m?sleep_s=0.2"
+    await served.load(model_id)
+    sleeping = asyncio.create_task(served.echo.sleep(model_id))
+    await until_status(served, model_id, "sleeping")
+    assert (await served.echo.load(make_echo(model_id))).status == "loaded"
+    assert await sleeping
+    assert (await complete(served, model_id))[0] == 200
+
+
+async def test_running_work_keeps_a_model_awake(served: Served) -> None:
+    model_id = "echo/m?tokens=100000&token_s=0.01"
+    await served.load(model_id)
+    running = asyncio.create_task(complete(served, model_id))
+    await served.until("/health", lambda health: health["models"][0]["running"] == 1)
+    with pytest.raises(WaitTimeoutError, match="its requests to end"):
+        await served.echo.sleep(model_id)
+    assert status(served, model_id) == "loaded"
+    assert not running.done()
+    code, answer, _ = await served.post("/models/sleep", {"model_id": model_id, "force": True})
+    assert (code, answer["status"]) == (200, "unloaded")
+    assert (await running)[0] == 502
+
+
+async def test_what_does_not_fall_asleep_is_unloaded(served: Served) -> None:
+    await served.load("echo/m?fail=sleep")
+    code, answer, _ = await served.post("/models/sleep", {"model_id": "echo/m?fail=sleep"})
+    assert (code, answer["status"]) == (200, "unloaded")
+    assert served.daemon.residents.all() == []
+
+
+async def test_what_does_not_wake_is_started_anew(served: Served) -> None:
+    model_id = "echo/m?fail=wake"
+    await served.load(model_id)
+    (pid,) = served.host_pids
+    await served.echo.sleep(model_id)
+    assert await served.echo.wake(model_id)
+    assert status(served, model_id) == "loaded"
+    assert served.host_pids != [pid]
+    resident = served.daemon.residents.get(model_id)
+    assert resident is not None
+    assert resident.failure is not None
+    assert resident.failure.kind == "wake_failed"
+
+
+async def test_a_sleeper_that_dies_is_failed_and_takes_nobody_s_memory(served: Served) -> None:
+    await served.load("echo/m")
+    await served.echo.sleep("echo/m")
+    os.kill(served.host_pids[0], signal.SIGKILL)
+    await until_status(served, "echo/m", "failed")
+    assert served.host_pids == []
+    assert (await served.load("echo/m"))["status"] == "loaded"
+
+
+async def test_a_sleeper_can_be_unloaded(served: Served) -> None:
+    await served.load("echo/m")
+    await served.echo.sleep("echo/m")
+    assert await served.echo.unload("echo/m")
+    assert served.daemon.residents.all() == []
+
+
+async def test_a_model_unloaded_while_it_wakes_tells_who_waits(served: Served) -> None:
+    spec = make_echo("echo/m?wake_s=30")
+    await served.load(spec.model_id)
+    await served.echo.sleep(spec.model_id)
+    waking = asyncio.create_task(served.echo.load(spec))
+    await until_status(served, spec.model_id, "loading")
+    assert await served.echo.unload(spec.model_id)
+    with pytest.raises(LoadFailedError, match="it was unloaded while it was loading"):
+        await waking
+
+
+async def test_what_is_not_here_neither_sleeps_nor_wakes(served: Served) -> None:
+    for path in ("/models/sleep", "/models/wake"):
+        code, answer, _ = await served.post(path, {"model_id": "echo/none"})
+        assert (code, answer["error"]["code"]) == (404, "model_not_found")
+    with pytest.raises(ModelNotFoundError):
+        await served.echo.sleep("echo/none")
+
+
+class OnOneDevice(EchoHarness):
+    """Echo engines on a device that they share."""
+
+    async def plan_launch(self, spec: ModelSpec) -> Launch:
+        launch = await super().plan_launch(spec)
+        return msgspec.structs.replace(launch, devices=[0], claims_mb={0: 100})
+
+
+async def test_too_many_sleepers_on_a_device_and_the_oldest_goes(served: Served) -> None:
+    harness = OnOneDevice(make_config(), served.echo._shared)
+    for name in "abc":
+        await harness.load(make_echo(f"echo/{name}"))
+    for name in "abc":
+        await harness.sleep(f"echo/{name}")
+    assert {r.id: r.status for r in served.daemon.residents.all()} == {
+        "echo/b": "sleeping",
+        "echo/c": "sleeping",
+    }
+
+
+async def test_a_sleeper_has_no_claim_and_gets_it_back(served: Served) -> None:
+    harness = OnOneDevice(make_config(), served.echo._shared)
+    await harness.load(make_echo("echo/a"))
+    await harness.sleep("echo/a")
+    sleeper = served.daemon.residents.get("echo/a")
+    assert sleeper is not None
+    assert sleeper.claims_mb == {}
+    await harness.wake("echo/a")
+    awake = served.daemon.residents.get("echo/a")
+    assert awake is not None
+    assert awake.claims_mb == {0: 100}
+
+
+async def test_an_engine_that_cannot_sleep_says_so(served: Served) -> None:
+    await served.load("echo/m?can_sleep=false")
+    with pytest.raises(CannotSleepError, match="Unload it instead"):
+        await served.echo.sleep("echo/m?can_sleep=false")

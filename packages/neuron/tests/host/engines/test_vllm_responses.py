@@ -1,0 +1,267 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The Responses API: what goes in, what comes out, whole and event by event."""
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from cortex_core.errors import (
+    ChainedConversationError,
+    EngineDiedError,
+    InvalidRequestBodyError,
+)
+from neuron.host.engines.vllm_responses import (
+    ResponseStream,
+    plan_response,
+    shape_response,
+)
+
+USER = {"type": "message", "role": "user", "content": "x"}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"previous_response_id": "resp_1"},
+        {"conversation": "conv_1"},
+        {"input": [{"type": "item_reference", "id": "msg_1"}]},
+    ],
+)
+def test_what_continues_something_kept_is_refused(fields: dict[str, Any]) -> None:
+    with pytest.raises(ChainedConversationError):
+        plan_response({"input": "x", **fields})
+
+
+def test_nothing_is_answered_later() -> None:
+    with pytest.raises(InvalidRequestBodyError) as raised:
+        plan_response({"input": "x", "background": True})
+    assert raised.value.param == "background"
+    assert "background" not in plan_response({"input": "x", "background": False})
+
+
+@pytest.mark.parametrize("store", [{}, {"store": True}, {"store": False}])
+def test_nothing_is_kept_whatever_is_asked(store: dict[str, Any]) -> None:
+    assert plan_response({"input": "x", **store}) == {"input": "x", "store": False}
+
+
+@pytest.mark.parametrize(
+    ("item", "expected"),
+    [
+        (USER, USER),
+        ({"role": "user", "content": "x"}, USER),
+        ({"role": "user", "content": None}, {**USER, "content": ""}),
+        (
+            {"role": "user", "content": [{"type": "input_text", "text": "x"}]},
+            {**USER, "content": [{"type": "input_text", "text": "x"}]},
+        ),
+        (
+            {
+                "id": "msg_1",
+                "role": "assistant",
+                "content": [
+                    {"type": "output_text", "text": "a"},
+                    {"type": "refusal", "refusal": "b"},
+                    {"type": "other"},
+                    "c",
+                ],
+            },
+            {"type": "message", "role": "assistant", "content": "ab"},
+        ),
+        (
+            {"type": "message", "role": "assistant", "content": []},
+            {"type": "message", "role": "assistant", "content": ""},
+        ),
+        (
+            {"type": "reasoning", "id": "r", "summary": [], "content": [{"text": "hm"}]},
+            {"type": "reasoning", "id": "r", "summary": [], "content": [{"text": "hm"}]},
+        ),
+        (
+            {"type": "reasoning", "content": [{"text": "hm"}], "encrypted_content": "AAA"},
+            {"type": "reasoning", "summary": [], "content": [{"text": "hm"}]},
+        ),
+        ({"type": "reasoning", "summary": [], "encrypted_content": "AAA"}, None),
+        ({"type": "web_search_call", "id": "ws_1"}, None),
+        (
+            {"type": "function_call_output", "call_id": "c", "output": "x"},
+            {"type": "function_call_output", "call_id": "c", "output": "x"},
+        ),
+        ({"type": ["message"]}, {"type": ["message"]}),
+        ("x", "x"),
+    ],
+)
+def test_items_come_as_clients_send_them(item: Any, expected: Any) -> None:
+    assert plan_response({"input": [item]})["input"] == ([] if expected is None else [expected])
+
+
+def test_tools_that_run_elsewhere_are_passed_over() -> None:
+    tools = [
+        {"type": "function", "name": "f"},
+        {"type": "web_search"},
+        {"type": "custom", "name": "c"},
+        {"type": ["odd"]},
+        "odd",
+    ]
+    kept = plan_response({"input": "x", "tools": tools})["tools"]
+    assert kept == [tools[0], tools[2], tools[3], tools[4]]
+
+
+def message(text: str, **fields: Any) -> dict[str, Any]:
+    part: dict[str, Any] = {
+        "type": "output_text",
+        "text": text,
+        "annotations": [],
+        "logprobs": None,
+    }
+    return {"type": "message", "id": "msg_1", "content": [part], **fields}
+
+
+def reasoning(text: str) -> dict[str, Any]:
+    return {
+        "type": "reasoning",
+        "id": "rs_1",
+        "content": [{"type": "reasoning_text", "text": text}],
+    }
+
+
+CALL = {"type": "function_call", "id": "fc_1", "name": "f", "arguments": "{}"}
+
+
+def response(*output: Any, **fields: Any) -> dict[str, Any]:
+    return {"id": "resp_1", "status": "completed", "output": list(output), **fields}
+
+
+def texts(output: list[Any]) -> list[str]:
+    return [part["text"] for item in output for part in item.get("content", [])]
+
+
+def test_a_whole_response_is_without_stray_white_space() -> None:
+    shaped = shape_response(response(reasoning("\nhm.\n"), message("\n\nYes. \n")))
+    assert texts(shaped["output"]) == ["hm.", "Yes."]
+    assert shaped["output"][1]["content"][0]["logprobs"] == []
+
+
+def test_an_item_without_text_is_none() -> None:
+    shaped = shape_response(response(reasoning("\n\n"), message("\n"), CALL))
+    assert shaped["output"] == [CALL]
+
+
+def test_fields_that_clients_expect_are_there_and_those_of_the_engine_are_not() -> None:
+    shaped = shape_response(
+        response(metadata=None, text=None, top_logprobs=None, kv_transfer_params=None)
+    )
+    assert shaped["metadata"] == {}
+    assert shaped["text"] == {"format": {"type": "text"}}
+    assert shaped["top_logprobs"] == 0
+    assert shaped["error"] is None
+    assert shaped["store"] is False
+    assert "kv_transfer_params" not in shaped
+    assert shape_response(response(metadata={"a": "b"}))["metadata"] == {"a": "b"}
+
+
+def item_events(index: int, item: dict[str, Any], deltas: list[str]) -> list[dict[str, Any]]:
+    """The events of one item of text, as the engine makes them."""
+    kind = "output_text" if item["type"] == "message" else "reasoning_text"
+    text = "".join(deltas)
+    at = {"output_index": index, "item_id": item["id"], "content_index": 0}
+    empty = {**item, "content": []}
+    part = {**item["content"][0], "text": text}
+    return [
+        {"type": "response.output_item.added", "output_index": index, "item": empty},
+        {"type": "response.content_part.added", **at, "part": {**part, "text": ""}},
+        *({"type": f"response.{kind}.delta", **at, "delta": delta} for delta in deltas),
+        {"type": f"response.{kind}.done", **at, "text": text},
+        {"type": "response.content_part.done", **at, "part": part},
+        {
+            "type": "response.output_item.done",
+            "output_index": index,
+            "item": {**item, "content": [part]},
+        },
+    ]
+
+
+def call_events(index: int) -> list[dict[str, Any]]:
+    return [
+        {"type": "response.output_item.added", "output_index": index, "item": CALL},
+        {
+            "type": "response.function_call_arguments.delta",
+            "output_index": index,
+            "item_id": "fc_1",
+            "delta": "{}",
+        },
+        {
+            "type": "response.function_call_arguments.done",
+            "output_index": index,
+            "item_id": "fc_1",
+            "arguments": "{}",
+        },
+        {"type": "response.output_item.done", "output_index": index, "item": CALL},
+    ]
+
+
+def run(*events: dict[str, Any]) -> list[dict[str, Any]]:
+    """The events that go out, and that each is written as it should be."""
+    stream = ResponseStream()
+    out = []
+    for number, event in enumerate(events):
+        raw = msgspec.json.encode({**event, "sequence_number": number})
+        written = stream.feed(f"event: {event['type']}\ndata: {raw.decode()}\n\n".encode())
+        for one in written.split(b"\n\n")[:-1]:
+            name, data = one.split(b"\n")
+            fields = msgspec.json.decode(data.removeprefix(b"data: "))
+            assert name.decode() == f"event: {fields['type']}"
+            out.append(fields)
+    assert [event["sequence_number"] for event in out] == list(range(len(out)))
+    return out
+
+
+def deltas(events: list[dict[str, Any]], kind: str) -> list[str]:
+    return [event["delta"] for event in events if event["type"] == f"response.{kind}.delta"]
+
+
+def test_a_stream_tells_reasoning_and_text_without_stray_white_space() -> None:
+    thought, spoken = ["\n", "I ", "see", ".", "\n"], ["\n\n", "Yes", ",\n", "sir", " ", "\n"]
+    out = run(
+        {"type": "response.created", "response": response(status="in_progress")},
+        *item_events(0, reasoning(""), thought),
+        *item_events(1, message(""), spoken),
+        {
+            "type": "response.completed",
+            "response": response(reasoning("".join(thought)), message("".join(spoken))),
+        },
+    )
+    assert deltas(out, "reasoning_text") == ["I", " see", "."]
+    assert deltas(out, "output_text") == ["Yes", ",", "\nsir"]
+    done = [event for event in out if "text" in event]
+    assert [event["text"] for event in done] == ["I see.", "Yes,\nsir"]
+    parts = [event["part"] for event in out if event["type"] == "response.content_part.done"]
+    assert [part["text"] for part in parts] == ["I see.", "Yes,\nsir"]
+    items = [event["item"] for event in out if event["type"] == "response.output_item.done"]
+    assert texts(items) == ["I see.", "Yes,\nsir"]
+    assert texts(out[-1]["response"]["output"]) == ["I see.", "Yes,\nsir"]
+
+
+def test_an_item_without_text_leaves_no_gap_in_a_stream() -> None:
+    out = run(
+        *item_events(0, reasoning(""), ["hm"]),
+        *item_events(1, message(""), ["\n", "\n"]),
+        *call_events(2),
+    )
+    assert {event["output_index"] for event in out} == {0, 1}
+    assert not any(event["type"].startswith("response.output_text") for event in out)
+    assert out[-1]["item"] == CALL
+
+
+def test_a_response_that_was_cut_off_ends_in_an_event_of_its_own() -> None:
+    (out,) = run({"type": "response.completed", "response": response(status="incomplete")})
+    assert out["type"] == "response.incomplete"
+
+
+def test_an_error_is_an_event_with_the_next_number() -> None:
+    stream = ResponseStream()
+    for event in item_events(0, message(""), ["a"])[:3]:
+        stream.feed(b"data: " + msgspec.json.encode(event) + b"\n\n")
+    name, data, *_ = stream.fail(EngineDiedError(model="m", reason="gone")).split(b"\n")
+    assert name == b"event: error"
+    told = msgspec.json.decode(data.removeprefix(b"data: "))
+    assert (told["type"], told["code"], told["sequence_number"]) == ("error", "engine_died", 3)
