@@ -2,7 +2,7 @@
 from cortex_core.control import ModelSpec
 from cortex_core.node import DeviceHealth
 from neuron.discovery import GpuReading
-from neuron.host.messages import Activity, Ready
+from neuron.host.messages import Activity, Counts, Ready
 from neuron.measuring import Measuring
 from neuron.metrics import Metrics
 from neuron.residents import Failure, Residents
@@ -34,6 +34,17 @@ def test_a_failed_model_is_counted_until_it_is_forgotten() -> None:
     residents.note_ready("m", Ready(), 1.0, 0)
     residents.note_activity("m", Activity(running=2, waiting=1, kv_usage_ratio=0.5))
     found = series(metrics)
+    assert not any("tokens_total" in name for name in found)
+    counts = Counts(
+        prompt_tokens=9, generated_tokens=8, cache_queries=7, cache_hits=6, preemptions=5
+    )
+    residents.note_activity("m", Activity(running=2, waiting=1, kv_usage_ratio=0.5, counts=counts))
+    found = series(metrics)
+    assert found['neuron_model_prompt_tokens_total{model="m"}'] == 9
+    assert found['neuron_model_generated_tokens_total{model="m"}'] == 8
+    assert found['neuron_model_prefix_cache_queries_total{model="m"}'] == 7
+    assert found['neuron_model_prefix_cache_hits_total{model="m"}'] == 6
+    assert found['neuron_model_preemptions_total{model="m"}'] == 5
     assert found['neuron_model_running{model="m"}'] == 2
     assert found['neuron_model_kv_usage_ratio{model="m"}'] == 0.5
     residents.note_failed("m", Failure(kind="engine_died", reason="x"))

@@ -74,7 +74,7 @@ class Daemon:
             name: build_harness(name, config, shared) for name in config.harness_names
         }
         self.activating = Activating([spec.model_id for spec in config.default_models])
-        inference = Inference(self.found.hostname, residents, traffic, metrics)
+        inference = Inference(self.found.hostname, residents, traffic, metrics, self.measuring)
         endpoints = Endpoints(
             found=self.found,
             harnesses=self.harnesses,

@@ -29,6 +29,7 @@ from cortex_core.http.relay import Verbatim, VerbatimResponses, relay
 from cortex_core.node import ModelStatus
 from neuron.admission import ANONYMOUS, TurnedAwayError
 from neuron.harnesses.failures import failure_error
+from neuron.measuring import Measuring
 from neuron.metrics import UNKNOWN, Metrics
 from neuron.residents import Resident, Residents
 from neuron.traffic import Link, Traffic
@@ -53,11 +54,19 @@ CAUSE_S = 2.0
 class Inference:
     """The inference routes of one daemon."""
 
-    def __init__(self, node: str, residents: Residents, traffic: Traffic, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        node: str,
+        residents: Residents,
+        traffic: Traffic,
+        metrics: Metrics,
+        measuring: Measuring,
+    ) -> None:
         self._node = node
         self._residents = residents
         self._traffic = traffic
         self._metrics = metrics
+        self._measuring = measuring
 
     def routes(self) -> dict[str, Handler]:
         """Path to handler."""
@@ -101,10 +110,20 @@ class Inference:
         passing = PATHS[exchange.path](model_id)
         try:
             async with opening as reply:
+                # A stream's first bytes come with its first token: the prompt has been read.
+                exchange.notes |= self._free_memory(model_id)
                 watched = _Watched(reply, self, model_id, link, exchange.path)
                 await relay(exchange, watched, passing, [])
         except FleetError as error:
             raise await self.explain(error, model_id, link) from None
+
+    def _free_memory(self, model_id: str) -> dict[str, object]:
+        """MiB that are free on the fullest of the model's devices, for the log."""
+        resident = self._residents.get(model_id)
+        mine = resident.devices if resident else []
+        devices = (d for d in self._measuring.devices() if d.index in mine)
+        free_mb = [d.vram_free_mb for d in devices if d.vram_free_mb is not None]
+        return {"vram_free_mb": min(free_mb)} if free_mb else {}
 
     async def explain(self, error: FleetError, model_id: str, link: Link) -> FleetError:
         """What a broken exchange means: the engine is gone, and why."""

@@ -14,11 +14,12 @@ from prometheus_client import (
     disable_created_metrics,
     generate_latest,
 )
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
 
 from cortex_core.node import DeviceHealth, ModelActivity, ModelState, ModelStatus
+from neuron.host.messages import Counts
 from neuron.measuring import Measuring
 from neuron.residents import Residents
 from neuron.traffic import Traffic
@@ -50,6 +51,26 @@ MODEL_GAUGES: list[tuple[str, str, Callable[[ModelActivity], float | None]]] = [
 STATE_GAUGES: list[tuple[str, str, Callable[[ModelState], float | None]]] = [
     ("neuron_model_vram_used_mb", "MiB of device memory in use.", lambda m: m.vram_used_mb),
     ("neuron_model_host_ram_used_mb", "MiB of host memory in use.", lambda m: m.host_ram_used_mb),
+]
+# name, help, value: what engines count, from when each came up
+MODEL_COUNTERS: list[tuple[str, str, Callable[[Counts], int]]] = [
+    ("neuron_model_prompt_tokens", "Prompt tokens read.", lambda c: c.prompt_tokens),
+    ("neuron_model_generated_tokens", "Tokens written.", lambda c: c.generated_tokens),
+    (
+        "neuron_model_prefix_cache_queries",
+        "Prompt tokens looked for in the prefix cache.",
+        lambda c: c.cache_queries,
+    ),
+    (
+        "neuron_model_prefix_cache_hits",
+        "Prompt tokens found in the prefix cache.",
+        lambda c: c.cache_hits,
+    ),
+    (
+        "neuron_model_preemptions",
+        "Requests set back for want of KV cache.",
+        lambda c: c.preemptions,
+    ),
 ]
 # name, help, value: series with the label `device`
 DEVICE_GAUGES: list[tuple[str, str, Callable[[DeviceHealth], float | None]]] = [
@@ -185,6 +206,12 @@ class _Now(Collector):
         )
         for name, text, model_value in MODEL_GAUGES:
             yield _gauge(name, text, "model", [(m.id, model_value(m)) for m in activities])
+        counts = [(r.id, r.activity.counts) for r in residents if r.activity.counts is not None]
+        for name, text, count in MODEL_COUNTERS:
+            family = CounterMetricFamily(name, text, labels=["model"])
+            for model, counted in counts:
+                family.add_metric([model], count(counted))
+            yield family
         for name, text, state_value in STATE_GAUGES:
             yield _gauge(name, text, "model", [(m.id, state_value(m)) for m in states])
         for name, text, device_value in DEVICE_GAUGES:

@@ -69,6 +69,22 @@ async def test_without_waiting_the_spec_is_checked_all_the_same(served: Served) 
     assert status(served, "echo/n?nonsense=1") is None
 
 
+async def test_a_load_refused_after_it_was_said_to_be_on_its_way_is_failed(served: Served) -> None:
+    class Late(EchoHarness):
+        async def plan_launch(self, spec: ModelSpec) -> Launch:
+            self._shared.runs[spec.model_id].planned.set()  # a download has begun
+            await asyncio.sleep(0.01)
+            raise LoadRefusedError(
+                model=spec.model_id, load_kind="empty_repo", reason="it is empty", suggestion=""
+            )
+
+    harness = Late(make_config(), served.echo._shared)
+    assert (await harness.load(make_echo("echo/m"), wait=False)).status == "loading"
+    await until_status(served, "echo/m", "failed")
+    (state,) = await served.get("/models")
+    assert state["last_error"] == "it is empty"
+
+
 async def test_another_spec_is_a_conflict_that_names_the_fields(served: Served) -> None:
     await served.echo.load(make_echo("echo/m"))
     with pytest.raises(SpecConflictError, match="differ in max_model_len, dtype"):

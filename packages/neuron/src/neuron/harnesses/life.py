@@ -173,12 +173,22 @@ class Life:
         self._settle(None)
 
     def _note_refused(self, error: LoadRefusedError | LoadFailedError) -> None:
-        """It cannot be started. Where it served before, that is one more failure to come up."""
+        """It cannot be started. Where it served before, that is one more failure to come up.
+
+        Who was told that it is on its way finds it failed, with the reason; else it was never here.
+        """
         facts = error.facts
+        failure = Failure(
+            kind=str(facts["load_kind"]),
+            reason=str(facts["reason"]),
+            suggestion=str(facts.get("suggestion", "")),
+        )
         if self._status is ModelStatus.RECOVERING:
-            self._note_failure(Failure(kind=str(facts["load_kind"]), reason=str(facts["reason"])))
+            self._note_failure(failure)
             return
-        if self._status is ModelStatus.LOADING:
+        if self._status is ModelStatus.LOADING and self._run.planned.is_set():
+            self._residents.note_failed(self._id, failure)
+        elif self._status is ModelStatus.LOADING:
             self._residents.note_refused(self._id)
         self._settle(error)
 

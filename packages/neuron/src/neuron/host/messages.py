@@ -93,11 +93,28 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True, tag="failed"):
     logits: list[dict[str, float]] = []
 
 
+class Counts(msgspec.Struct, frozen=True, kw_only=True):
+    """What an engine has done since it came up.
+
+    Attributes:
+        prompt_tokens, generated_tokens: read, and written.
+        cache_queries, cache_hits: prompt tokens that were looked for in the prefix cache, and found there.
+        preemptions: requests that were set back for want of KV cache.
+    """
+
+    prompt_tokens: int = 0
+    generated_tokens: int = 0
+    cache_queries: int = 0
+    cache_hits: int = 0
+    preemptions: int = 0
+
+
 class Activity(msgspec.Struct, frozen=True, kw_only=True, tag="activity"):
     """What the engine is doing, by its own count; sent when it changes, and as a heartbeat.
 
     Attributes:
         silent_s: seconds since the engine's own loop last answered its host.
+        counts: None: the engine does not count.
     """
 
     running: int = 0
@@ -106,6 +123,7 @@ class Activity(msgspec.Struct, frozen=True, kw_only=True, tag="activity"):
     prefill_tokens_per_s: float | None = None
     decode_tokens_per_s: float | None = None
     silent_s: float = 0.0
+    counts: Counts | None = None
 
 
 class SleepOrder(msgspec.Struct, frozen=True, kw_only=True):

@@ -99,6 +99,11 @@ ENDS: list[tuple[str, str, list[Part], str, list[Part], str, Whole, Last]] = [
         Last("", (Part(0, None, "1}"),)),
     ),
     (
+        "the parser ends twice a call written with other spaces",
+        "hi ", [Part(0, "f", '{"a" :1}')], "", [Part(0, None, "{}")], SAID, WHOLE,
+        Last("", ()),
+    ),
+    (
         "a call is begun with the end alone",
         "hi ", [], "", [Part(0, "x", "{}")], "hi <c>x", Whole("hi <c>x"),
         Last("<c>x", ()),

@@ -2,12 +2,12 @@
 """What the engine is doing, by its own counts."""
 
 from neuron.host.engines.vllm_load import WINDOW_S, Load
-from neuron.host.messages import Activity
+from neuron.host.messages import Activity, Counts
 
 
 def test_an_engine_that_was_never_asked_does_nothing() -> None:
     assert Load().activity(0.0, 0) == Activity(
-        kv_usage_ratio=0.0, prefill_tokens_per_s=0.0, decode_tokens_per_s=0.0
+        kv_usage_ratio=0.0, prefill_tokens_per_s=0.0, decode_tokens_per_s=0.0, counts=Counts()
     )
 
 
@@ -33,3 +33,15 @@ def test_rates_are_of_the_last_moments() -> None:
     assert (now.prefill_tokens_per_s, now.decode_tokens_per_s) == (100 / WINDOW_S, 10 / WINDOW_S)
     later = load.activity(WINDOW_S, 1)
     assert (later.prefill_tokens_per_s, later.decode_tokens_per_s) == (0.0, 10 / WINDOW_S)
+
+
+def test_totals_only_grow() -> None:
+    load = Load()
+    load.note_tokens(0.0, prompt=10, generated=1)
+    load.note_cache(queries=10, hits=4)
+    load.note_tokens(1.0, prompt=0, generated=2, preemptions=1)
+    load.note_cache(queries=0, hits=0)
+    expected = Counts(
+        prompt_tokens=10, generated_tokens=3, cache_queries=10, cache_hits=4, preemptions=1
+    )
+    assert load.activity(100.0, 0).counts == expected

@@ -194,3 +194,9 @@ def test_a_closer_without_an_opener_says_that_it_began_inside() -> None:
     stream = Splitter(PAIR, inside=False)
     assert stream.feed("a", [9]) == Piece("", "a", (9,))  # too late to take back
     assert stream.feed("a</think>b", [9, 2, 8]) == Piece("a", "b", (8,))
+
+
+def test_a_marker_s_text_that_never_comes_whole_is_text() -> None:
+    splitter = Splitter(PAIR, inside=True)
+    assert splitter.feed("a </th", [9, 2]) == Piece("a")
+    assert splitter.feed("", [], last=True) == Piece(" </th")

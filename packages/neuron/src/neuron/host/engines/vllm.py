@@ -2,7 +2,9 @@
 """The vLLM engine: brings a model up in this process and its children, serves it, ends it.
 
 vllm            this: the order of things
-vllm_library    the only importer of vLLM
+vllm_library    vLLM's engine and serving objects; it, and the next two, import vLLM
+vllm_parsing    reasoning and calls taken out of answers, in the place that vLLM has for it
+vllm_forming    the form that an answer must have, in vLLM's words
 vllm_serving    a request's way through vLLM's serving objects
 vllm_wire       what changes between vLLM's answers and ours            pure
 vllm_asked      what changes between a client's request and vLLM's      pure
@@ -10,6 +12,10 @@ vllm_responses  what changes in the Responses API, both ways            pure
 vllm_media      which media a request carries, and may carry            pure
 vllm_options    spec and settings as vLLM's arguments                   pure
 vllm_parsers    which parsers understand the model                      pure
+vllm_reasoning  what of an answer is reasoning                          pure
+vllm_calls      what vLLM's tool parsers leave out                      pure
+vllm_forms      forms that answers are held to                          pure
+vllm_text       white space around texts                                pure
 vllm_failures   what vLLM's errors mean                                 pure
 vllm_load       counts and rates                                        pure
 vllm_files      whether the model's directory can be loaded at all
@@ -130,12 +136,15 @@ class VllmEngine:
             self._running.died
         ):  # of the first thing that it was asked; what its processes saw tells why
             raise EngineDiedError(model=self._model_id, reason="EngineCore is gone")
-        self._probed = self._load.generated
+        self._probed = self._load.counts.generated_tokens
         serving = Serving(library, self._running, self._model_id, parsers.thinking, settings)
         self._routes = serving.routes()
-        return self._describe(library.VERSIONS, parsers)
+        memory = await self._running.rank_memory()
+        return self._describe(library.VERSIONS, parsers, memory)
 
-    def _describe(self, versions: dict[str, str], parsers: Parsers) -> Ready:
+    def _describe(
+        self, versions: dict[str, str], parsers: Parsers, memory: list[dict[str, int]]
+    ) -> Ready:
         running = self._running
         capabilities = _capabilities(running, parsers)
         context: int = running.context_tokens
@@ -147,7 +156,7 @@ class VllmEngine:
             limits=Limits(context=context, output=context if "text" in capabilities else None),
             can_sleep=running.can_sleep,
             max_running=running.max_running,
-            ranks=[{"rank": rank, **figures} for rank in range(running.ranks)],
+            ranks=[{"rank": rank, **mine, **figures} for rank, mine in enumerate(memory)],
             versions=versions,
         )
 
@@ -173,9 +182,9 @@ class VllmEngine:
             await self._running.beat()
 
     async def probe(self) -> None:
-        if self._asleep or self._load.generated - self._probed <= _PROBE_TOKENS:
+        if self._asleep or self._load.counts.generated_tokens - self._probed <= _PROBE_TOKENS:
             return
-        self._probed = self._load.generated
+        self._probed = self._load.counts.generated_tokens
         if not await self._running.is_sound(self._model_id):
             logits = await self._running.look_at_logits(self._model_id)
             raise PoisonedError("what it computes are no numbers (NaN)", logits)

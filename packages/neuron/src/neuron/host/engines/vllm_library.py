@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The only importer of vLLM: its engine started in this process, and its serving objects to ask.
+"""vLLM's engine started in this process, and its serving objects to ask.
 
-vLLM promises nothing about these names, so all of them stand here. They were read in 0.29 to 0.33. Importing
+vLLM promises nothing about its names, so all of them stand here, and in `vllm_parsing` and `vllm_forming`. They were read in 0.29 to 0.33. Importing
 this module takes seconds, and wants the variables of `vllm_options.plan_environment` set before.
 """
 
@@ -18,7 +18,7 @@ import os
 import signal
 import time
 from argparse import Namespace
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Annotated, Any, get_args, get_origin
 
 import torch
@@ -163,9 +163,14 @@ def _stat_logger(load: Load) -> type[Any]:
                 load.note_scheduler(
                     scheduler_stats.num_running_reqs, scheduler_stats.kv_cache_usage
                 )
+                cache = scheduler_stats.prefix_cache_stats
+                load.note_cache(cache.queries, cache.hits)
             if iteration_stats is not None:
                 load.note_tokens(
-                    now_s, iteration_stats.num_prompt_tokens, iteration_stats.num_generation_tokens
+                    now_s,
+                    iteration_stats.num_prompt_tokens,
+                    iteration_stats.num_generation_tokens,
+                    iteration_stats.num_preempted_reqs,
                 )
 
         def log_engine_initialized(self) -> None: ...
@@ -309,13 +314,26 @@ class Running:
                 model.hf_text_config, "max_position_embeddings", model.max_model_len
             ),
             "kv_bytes_per_token": held_bytes // tokens if tokens else 0,
+            **_count_layers(getattr(model.hf_text_config, "layer_types", None) or ()),
         }
+
+    async def rank_memory(self) -> list[dict[str, int]]:
+        """MiB that are free, and that there are, as each rank sees its device."""
+        found: list[dict[str, int]] = await self._engine.collective_rpc("describe_memory")
+        return found
 
     def stop(self, timeout_s: float) -> None:
         """End EngineCore and its ranks; kill them after `timeout_s`. Blocks."""
         # It takes the end that it is told to make for a crash, and logs a traceback.
         logging.getLogger("vllm.v1.engine").setLevel(logging.CRITICAL)
         self._engine.shutdown(timeout=timeout_s)
+
+
+def _count_layers(layer_types: Sequence[str]) -> dict[str, int]:
+    """Of a hybrid, how many layers attend to all that was read, and how many keep a state of fixed size."""
+    full = sum("full" in kind for kind in layer_types)
+    linear = sum("linear" in kind or "mamba" in kind for kind in layer_types)
+    return {"full_attention_layers": full, "linear_layers": linear} if linear else {}
 
 
 def _choose_start_method() -> None:

@@ -3,7 +3,9 @@
 
 from collections import deque
 
-from neuron.host.messages import Activity
+import msgspec
+
+from neuron.host.messages import Activity, Counts
 
 WINDOW_S = 5.0
 
@@ -15,16 +17,20 @@ class Load:
         self._running = 0
         self._kv_usage_ratio: float | None = None
         self._steps: deque[tuple[float, int, int]] = deque()
-        self.generated = 0
+        self.counts = Counts()
 
     def note_scheduler(self, running: int, kv_usage_ratio: float) -> None:
         """The scheduler's counts after a step."""
         self._running = running
         self._kv_usage_ratio = kv_usage_ratio
 
-    def note_tokens(self, now_s: float, prompt: int, generated: int) -> None:
-        """Tokens that a step read and wrote. `generated` counts all that were ever written."""
-        self.generated += generated
+    def note_cache(self, queries: int, hits: int) -> None:
+        """Prompt tokens that a step looked for in the prefix cache, and found."""
+        self._add(cache_queries=queries, cache_hits=hits)
+
+    def note_tokens(self, now_s: float, prompt: int, generated: int, preemptions: int = 0) -> None:
+        """Tokens that a step read and wrote, and requests that it set back."""
+        self._add(prompt_tokens=prompt, generated_tokens=generated, preemptions=preemptions)
         self._steps.append((now_s, prompt, generated))
         self._forget(now_s)
 
@@ -44,7 +50,12 @@ class Load:
             kv_usage_ratio=self._kv_usage_ratio if unfinished else 0.0,
             prefill_tokens_per_s=sum(step[1] for step in self._steps) / WINDOW_S,
             decode_tokens_per_s=sum(step[2] for step in self._steps) / WINDOW_S,
+            counts=self.counts,
         )
+
+    def _add(self, **more: int) -> None:
+        totals = {name: getattr(self.counts, name) + number for name, number in more.items()}
+        self.counts = msgspec.structs.replace(self.counts, **totals)
 
     def _forget(self, now_s: float) -> None:
         while self._steps and self._steps[0][0] <= now_s - WINDOW_S:

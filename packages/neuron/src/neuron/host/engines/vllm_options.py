@@ -214,6 +214,9 @@ def plan_import_environment(settings: Settings) -> dict[str, str]:
         "VLLM_HOST_IP": "127.0.0.1",
         # An allowed domain could lead to one that is not.
         "VLLM_MEDIA_URL_ALLOW_REDIRECTS": "0",
+        # One attempt, and a longer one. With its own three of growing length a request would hang for minutes.
+        "VLLM_IMAGE_FETCH_TIMEOUT": "15",
+        "VLLM_MEDIA_FETCH_MAX_RETRIES": "1",
         # Decoded it takes 150 MB. No camera's pictures are larger.
         "VLLM_MAX_IMAGE_PIXELS": "50000000",
         "TOKENIZERS_PARALLELISM": "false",  # its threads would not survive the fork

@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Mixed into vLLM's workers: what do the logits look like? Costs nothing until it is asked."""
 
+import os
 from typing import Any
 
 import torch
+
+MIB = 1024 * 1024
 
 
 class LogitsProbe:
@@ -11,6 +14,15 @@ class LogitsProbe:
 
     # vLLM's worker, which this is mixed into, has it.
     model_runner: Any
+
+    def describe_memory(self) -> dict[str, int]:
+        """MiB that are free on this rank's device, and that it has; on the CPU, of the machine."""
+        if torch.cuda.is_available():
+            free_bytes, total_bytes = torch.cuda.mem_get_info()
+        else:
+            free_bytes = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+            total_bytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        return {"free_mb": free_bytes // MIB, "total_mb": total_bytes // MIB}
 
     def begin_logits_probe(self) -> None:
         """Look from now on."""
