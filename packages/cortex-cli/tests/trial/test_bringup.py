@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
+import asyncio
 import io
 import json
 from typing import Any
@@ -72,6 +73,24 @@ async def test_a_model_that_does_not_load_is_told_with_its_reason() -> None:
 
 async def test_a_gateway_that_is_not_ready_is_asked_again() -> None:
     await try_out(completions=[BUSY, BUSY, (200, ROLE + TEXT)])
+
+
+async def test_an_answer_that_does_not_come_is_told_with_its_own_limit() -> None:
+    class Silent(Daemons):
+        async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["path"].endswith("completions"):
+                await asyncio.Event().wait()
+            await super().__call__(scope, receive, send)
+
+    daemons = Silent(health=said({"uptime_secs": 1}), models=said([LOADED]))
+    async with serving(daemons) as endpoint:
+        port = int(endpoint.rpartition(":")[2])
+        trial, screen = (
+            Trial(gateway_port=port, neuron_port=port),
+            Screen(Console(file=io.StringIO())),
+        )
+        with pytest.raises(TrialFailedError, match=r"The first answer took longer than 0\.05 s"):
+            await bring_up(trial, screen, token_s=0.05)
 
 
 async def test_a_refusal_ends_the_trial() -> None:

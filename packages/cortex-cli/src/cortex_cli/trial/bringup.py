@@ -9,7 +9,7 @@ import msgspec
 from cortex_cli.trial.plan import QUESTION, Trial
 from cortex_cli.trial.screen import Screen
 from cortex_core import sse
-from cortex_core.errors import UpstreamConnectionError
+from cortex_core.errors import UpstreamConnectionError, UpstreamTimeoutError
 from cortex_core.http.client import Client, RefusedError, read_all
 from cortex_core.node import Health, ModelState
 
@@ -36,7 +36,7 @@ class _Chunk(msgspec.Struct):
     choices: list[_Choice] = []
 
 
-async def bring_up(trial: Trial, screen: Screen) -> None:
+async def bring_up(trial: Trial, screen: Screen, *, token_s: float = TOKEN_S) -> None:
     """Wait until a token has come through gateway and neuron.
 
     Raises:
@@ -45,7 +45,7 @@ async def bring_up(trial: Trial, screen: Screen) -> None:
     try:
         async with asyncio.timeout(BRING_UP_S):
             await _until_loaded(trial, screen)
-            await _until_token(trial, screen)
+            await _until_token(trial, screen, token_s)
     except TimeoutError:
         raise TrialFailedError(f"No token came within {BRING_UP_S:.0f} s.") from None
 
@@ -58,8 +58,8 @@ async def _until_loaded(trial: Trial, screen: Screen) -> None:
             try:
                 health = await neuron.ask("GET", "/health", Health)
                 states = await neuron.ask("GET", "/models", list[ModelState])
-            except UpstreamConnectionError:
-                pass  # not listening yet
+            except (UpstreamConnectionError, UpstreamTimeoutError):
+                pass  # not listening yet, or too busy with its engine's start
             else:
                 if failed := health.activation.failed:
                     raise TrialFailedError(f"{failed[0].model_id} did not load: {failed[0].error}")
@@ -79,16 +79,20 @@ def _show(states: list[ModelState], screen: Screen) -> None:
             screen.now(state.id, state.status)
 
 
-async def _until_token(trial: Trial, screen: Screen) -> None:
+async def _until_token(trial: Trial, screen: Screen, within_s: float) -> None:
     gateway = Client(trial.gateway)
     try:
         screen.now("gateway", "asking for a first token")
         while True:
             try:
-                async with asyncio.timeout(TOKEN_S):
+                async with asyncio.timeout(within_s):
                     await _ask(gateway, trial)
             except UpstreamConnectionError:
                 pass  # not listening yet
+            except TimeoutError:
+                raise TrialFailedError(
+                    f"The first answer took longer than {within_s:g} s."
+                ) from None
             except RefusedError as error:
                 if error.status != 503:
                     raise TrialFailedError(f"The gateway refused: {error.message}") from None
