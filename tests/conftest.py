@@ -188,13 +188,20 @@ def open_fleet() -> Any:
     return _fleet
 
 
+_DEMO = """
+[harness.vllm]
+warm_spare = false
+[[default_models]]
+model_id = "helexa/demo"
+harness = "vllm"
+"""
+
+
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def demo_fleet() -> AsyncIterator[tuple[Daemon, Daemon]]:
     """A neuron with the demo model on real vLLM, and a gateway; one for a whole file, as it takes seconds to come up."""
     async with _fleet() as made:
-        neuron = await made.neuron(
-            config='[[default_models]]\nmodel_id = "helexa/demo"\nharness = "vllm"\n'
-        )
+        neuron = await made.neuron(config=_DEMO)
         gateway = await made.gateway(neuron)
         await neuron.until("/health", lambda h: h["activation"]["state"] == "ready", 300)
         await gateway.until("/v1/models", lambda models: models["data"][0]["loaded"], 10)

@@ -14,7 +14,7 @@ def make_trial(harness: str = "vllm") -> Trial:
 
 @pytest.mark.parametrize("harness", MODELS)
 def test_files_are_toml_that_name_the_model_and_its_harness(harness: str) -> None:
-    files = {name: tomllib.loads(text) for name, text in make_trial(harness).files().items()}
+    files = {name: tomllib.loads(text) for name, text in make_trial(harness).files("/kept").items()}
     assert files["models.toml"] == {"models": [{"id": MODELS[harness], "harness": harness}]}
     assert files["neuron.toml"]["default_models"] == [
         {"model_id": MODELS[harness], "harness": harness}
@@ -24,7 +24,7 @@ def test_files_are_toml_that_name_the_model_and_its_harness(harness: str) -> Non
 
 def test_everything_listens_on_loopback_alone() -> None:
     trial = make_trial()
-    files = {name: tomllib.loads(text) for name, text in trial.files().items()}
+    files = {name: tomllib.loads(text) for name, text in trial.files("/kept").items()}
     assert files["cortex.toml"]["gateway"]["listen"] == "127.0.0.1:1"
     assert files["cortex.toml"]["gateway"]["metrics_listen"] == "127.0.0.1:2"
     assert (files["neuron.toml"]["listen"], files["neuron.toml"]["port"]) == ("127.0.0.1", 3)

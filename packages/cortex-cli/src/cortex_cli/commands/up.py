@@ -81,7 +81,7 @@ def _check_installed(harness: str) -> None:
 
 async def _run(trial: Trial, folder: Path, screen: Screen, *, once: bool, verbose: bool) -> None:
     """Bring it up, wait to be told to stop, and end it; also when it fails on the way."""
-    for name, text in trial.files().items():
+    for name, text in trial.files(str(folder)).items():
         (folder / name).write_text(text)
     stop = _stop_on_signals()
     async with (

@@ -50,12 +50,12 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
             "--port-neuron": f"{HOST}:{self.neuron_port}",
         }
 
-    def files(self) -> dict[str, str]:
-        """The configuration files, by name."""
+    def files(self, folder: str) -> dict[str, str]:
+        """The configuration files, by name. `folder`: where all that is kept is kept, and goes with it."""
         return {
             "cortex.toml": _GATEWAY.format(trial=self, host=HOST),
             "models.toml": _CATALOGUE.format(trial=self),
-            "neuron.toml": _NEURON.format(trial=self, host=HOST),
+            "neuron.toml": _NEURON.format(trial=self, host=HOST, folder=folder),
         }
 
     def lines_to_try(self, cortex: str) -> list[str]:
@@ -103,12 +103,14 @@ _NEURON = """\
 listen = "{host}"
 port = {trial.neuron_port}
 drain_s = 5
+state_dir = "{folder}"
 
 [[harnesses]]
 name = "{trial.harness}"
 
 [harness.vllm]
 platform = "cpu"
+warm_spare = false
 
 [[default_models]]
 model_id = "{trial.model}"
