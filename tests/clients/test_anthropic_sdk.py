@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Anthropic's own package against gateway, neuron and the demo model on real vLLM."""
 
+import asyncio
 import importlib.util
 import os
 from collections.abc import AsyncIterator
@@ -109,6 +110,57 @@ async def test_the_length_limit_is_told(client: anthropic.AsyncAnthropic) -> Non
     answer = await client.messages.create(**ask("Count to twenty.", max_tokens=5))
     assert answer.stop_reason == "max_tokens"
     assert answer.usage.output_tokens == 5
+
+
+TURNS: Any = [
+    {"role": "user", "content": "What is the weather in Paris?"},
+    {
+        "role": "assistant",
+        "content": [
+            {"type": "thinking", "thinking": "I must ask.", "signature": "x"},
+            {"type": "tool_use", "id": "call_1", "name": "get_weather", "input": {"city": "Paris"}},
+        ],
+    },
+    {
+        "role": "user",
+        "content": [
+            {"type": "tool_result", "tool_use_id": "call_1", "content": "18, sunny"},
+            {"type": "text", "text": "And?"},
+        ],
+    },
+]
+
+
+@pytest.mark.parametrize("thinking", [False, True])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"system": "Be brief."},
+        {"system": [{"type": "text", "text": "Be"}, {"type": "text", "text": "brief."}]},
+        {"tools": TOOLS},
+        {"tools": TOOLS, "tool_choice": {"type": "none"}},
+        {"tools": TOOLS, "messages": TURNS},
+        {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "I am"}]},
+    ],
+    ids=["system", "system blocks", "tools", "tools unused", "a tool turn", "a begun answer"],
+)
+async def test_a_count_is_what_the_message_costs(
+    client: anthropic.AsyncAnthropic, fields: Any, thinking: bool
+) -> None:
+    if thinking:
+        fields = {**fields, "thinking": {"type": "enabled", "budget_tokens": 1024}}
+    asked = ask("Who are you?", **fields)
+    usage = (await client.messages.create(**asked | {"max_tokens": 3})).usage
+    cost = usage.input_tokens + (usage.cache_read_input_tokens or 0)
+    del asked["max_tokens"]
+    assert (await client.messages.count_tokens(**asked)).input_tokens == cost
+
+
+async def test_counts_come_in_bursts(client: anthropic.AsyncAnthropic) -> None:
+    asked: Any = {"model": DEMO, "messages": TURNS[:1], "tools": TOOLS}
+    async with asyncio.TaskGroup() as tasks:
+        counts = [tasks.create_task(client.messages.count_tokens(**asked)) for _ in range(20)]
+    assert len({count.result().input_tokens for count in counts}) == 1
 
 
 async def test_the_models_are_listed(client: anthropic.AsyncAnthropic) -> None:

@@ -53,7 +53,7 @@ async def served() -> AsyncIterator[Served]:
         await made.daemon.load_defaults()
         await made.load(OTHER)
         await load(made)
-        await made.daemon.harnesses["vllm"].unload(DEMO)
+        await unload(made)
         yield made
 
 
@@ -119,6 +119,10 @@ async def load(served: Served, **fields: Any) -> tuple[int, Any]:
     body = {"model_id": DEMO, **fields}
     code, answer, _ = await served.post("/models/load", body)
     return code, answer
+
+
+async def unload(served: Served) -> None:
+    await served.post("/models/unload", {"model_id": DEMO})
 
 
 def status(served: Served) -> ModelStatus | None:
@@ -202,8 +206,7 @@ async def decode(served: Served, role: str) -> Asked:
 
 async def unloading(served: Served, role: str) -> Asked:
     asked = await decode(served, role)
-    unload = served.post("/models/unload", {"model_id": DEMO})
-    asked.unloading = asyncio.create_task(unload)  # type: ignore[attr-defined]
+    asked.unloading = asyncio.create_task(unload(served))  # type: ignore[attr-defined]
     await until(lambda: status(served) is ModelStatus.UNLOADING, 1)
     return asked
 
@@ -263,4 +266,43 @@ async def comes_back_or_goes(served: Served, phase: str) -> None:
     assert (await load(served))[0] == 200
     _, answer, _ = await served.post(CHAT, ASKED)
     assert answer["choices"][0]["message"]["content"] == "The gateway listens on port 31313."
-    await served.daemon.harnesses["vllm"].unload(DEMO)
+    await unload(served)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["kill", "stop"])
+async def test_a_lost_rank_is_told_mended_and_leaves_nothing(
+    served: Served, number: signal.Signals
+) -> None:
+    before = Left.look(served)
+    within_s = AT_ONCE_S if number is signal.SIGKILL else HEARTBEAT_S + 1
+    assert (await load(served, tensor_parallel=2))[0] == 200
+    begun = asyncio.Event()
+    asked = asyncio.create_task(stream(served, begun))
+    await begun.wait()
+    rank = pid_of(served, "Worker")
+    assert rank is not None
+    os.kill(rank, number)
+    struck_s = time.monotonic()
+    assert code_of(await asked) == "engine_died"
+    assert time.monotonic() - struck_s < within_s
+    await until(lambda: status(served) is ModelStatus.LOADED, 90)
+    _, answer, _ = await served.post(CHAT, ASKED)
+    assert answer["choices"][0]["message"]["content"] == "The gateway listens on port 31313."
+    await unload(served)
+    await nothing_is_left(served, before)
+
+
+async def test_loads_and_unloads_over_and_over_leave_everything_flat(served: Served) -> None:
+    """As often as CORTEX_CYCLES says: a few times in every run, fifty times in the full one."""
+    before, used_mb = Left.look(served), own_memory_mb()
+    for _ in range(int(os.environ.get("CORTEX_CYCLES", "4"))):
+        assert (await load(served))[0] == 200
+        await unload(served)
+    await nothing_is_left(served, before)
+    assert own_memory_mb() - used_mb < 20
+
+
+def own_memory_mb() -> int:
+    """What this process, with the daemon in it, has of memory."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") // (1024 * 1024)

@@ -20,7 +20,11 @@ LLAMA_BOTH = '{"name": "get_weather", "parameters": {"city": "Paris"}}; {"name":
 
 
 class Case(NamedTuple):
-    """What a model says, and what of it is what."""
+    """What a model says, and what of it is what.
+
+    `lags`: its text may come after its tokens, as where a stop word's beginning is held back. vLLM's parser for DeepSeek
+    then takes markers for text.
+    """
 
     family: Family
     tool: str
@@ -29,6 +33,44 @@ class Case(NamedTuple):
     content: str = ""
     calls: tuple[tuple[str, Any], ...] = ()
     inside: bool = False
+    lags: bool = True
+
+
+# The markers of several families, none of them special.
+BAR = "\uff5c"
+DEEPSEEK = {
+    name: f"<{BAR}tool\u2581{name}{BAR}>"
+    for name in ("calls\u2581begin", "calls\u2581end", "call\u2581begin", "call\u2581end", "sep")
+}
+KIMI = [f"<|tool_{name}|>" for name in (
+    "calls_section_begin", "calls_section_end", "call_begin", "call_end", "call_argument_begin",
+)]  # fmt: skip
+OTHERS = Family(
+    special=("<|end|>",),
+    added=(
+        *("<think>", "</think>", "<tool_call>", "</tool_call>", "<arg_key>", "</arg_key>"),
+        *("<arg_value>", "</arg_value>", "<minimax:tool_call>", "</minimax:tool_call>"),
+        *("<seed:think>", "</seed:think>", "<seed:tool_call>", "</seed:tool_call>"),
+        *DEEPSEEK.values(),
+        *KIMI,
+    ),
+    template="",
+)
+
+
+def write_deepseek(name: str, arguments: str) -> str:
+    begin, ended, call, end, sep = DEEPSEEK.values()
+    return f"{begin}{call}{name}{sep}{arguments}{end}{ended}"
+
+
+def write_kimi(*calls: tuple[str, str]) -> str:
+    section, section_end, begin, end, argument = KIMI
+    written = [f"{begin}functions.{n}:{i}{argument}{a}{end}" for i, (n, a) in enumerate(calls)]
+    return section + "".join(written) + section_end
+
+
+def write_invoke(name: str, key: str, value: str) -> str:
+    return f'<invoke name="{name}">\n<parameter name="{key}">{value}</parameter>\n</invoke>'
 
 
 CASES = {
@@ -100,6 +142,50 @@ CASES = {
         MISTRAL, "mistral", "[TOOL_CALLS]get_wea", content="[TOOL_CALLS]get_wea"
     ),
     "bare calls": Case(LLAMA, "llama3_json", LLAMA_BOTH, calls=(WEATHER, TIME)),
+    "calls as GLM writes them": Case(
+        OTHERS,
+        "glm45",
+        "<think>a</think><tool_call>get_weather\n<arg_key>city</arg_key>\n<arg_value>Paris</arg_value>\n</tool_call>"
+        "\n<tool_call>get_time\n<arg_key>place</arg_key>\n<arg_value>Rome</arg_value>\n</tool_call>",
+        "a",
+        calls=(WEATHER, TIME),
+    ),
+    "calls as Kimi writes them": Case(
+        OTHERS,
+        "kimi_k2",
+        "<think>a</think>Hm."
+        + write_kimi(("get_weather", '{"city": "Paris"}'), ("get_time", '{"place": "Rome"}')),
+        "a",
+        "Hm.",
+        calls=(WEATHER, TIME),
+    ),
+    "calls as MiniMax writes them": Case(
+        OTHERS,
+        "minimax_m2",
+        "<think>a</think><minimax:tool_call>\n"
+        + write_invoke("get_weather", "city", "Paris")
+        + "\n"
+        + write_invoke("get_time", "place", "Rome")
+        + "\n</minimax:tool_call>",
+        "a",
+        calls=(WEATHER, TIME),
+    ),
+    "calls as Seed writes them": Case(
+        OTHERS,
+        "seed_oss",
+        "<seed:tool_call>\n<function=get_time>\n<parameter=place>Rome</parameter>\n</function>\n</seed:tool_call>",
+        calls=(TIME,),
+    ),
+    "calls as DeepSeek writes them": Case(
+        OTHERS,
+        "deepseek_v31",
+        "Hm.</think>Look." + write_deepseek("get_time", '{"place": "Rome"}'),
+        "Hm.",
+        "Look.",
+        (TIME,),
+        inside=True,
+        lags=False,
+    ),
     "JSON that is no call": Case(LLAMA, "llama3_json", '{"answer": 42}', content='{"answer": 42}'),
 }
 
@@ -158,7 +244,7 @@ def read_stream(said: Said, pieces: list[tuple[str, list[int]]]) -> tuple[str, s
     return reasoning, content, [(name, json.loads(arguments)) for name, arguments in calls]
 
 
-def ways(said: Said) -> Iterator[list[tuple[str, list[int]]]]:
+def ways(said: Said, *, lags: bool = True) -> Iterator[list[tuple[str, list[int]]]]:
     """Ways in which a stream may come: token by token, in two, and with text that lags behind its tokens."""
     pairs = [(text, [token]) for text, token in zip(said.texts, said.tokens, strict=True)]
     whole = "".join(said.texts)
@@ -166,7 +252,7 @@ def ways(said: Said) -> Iterator[list[tuple[str, list[int]]]]:
     for cut in range(len(pairs) + 1):
         parts = pairs[:cut], pairs[cut:]
         yield [("".join(t for t, _ in part), [n for _, ids in part for n in ids]) for part in parts]
-    for lag in (1, 5, 17):
+    for lag in (1, 5, 17) if lags else ():
         came = 0
         out: list[tuple[str, list[int]]] = []
         for text, tokens in pairs:
@@ -184,7 +270,7 @@ def test_an_answer_is_taken_apart(tmp_path: Path, case: Case) -> None:
     reasoning, content, calls = parser.parse(case.said, said.request, True, said.tokens)
     assert (reasoning or "", content or "") == (case.reasoning, case.content)
     assert tuple((call.name, json.loads(call.arguments)) for call in calls) == case.calls
-    for pieces in ways(said):
+    for pieces in ways(said, lags=case.lags):
         assert read_stream(said, pieces) == (case.reasoning, case.content, [*case.calls]), pieces
 
 

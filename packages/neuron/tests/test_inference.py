@@ -76,6 +76,24 @@ async def test_a_model_with_a_scheme_answers_to_its_bare_id(served: Served) -> N
     assert answer["model"] == "lab:echo/m"
 
 
+async def test_an_adapter_is_asked_for_by_its_name_and_listed_beside_its_model(
+    served: Served,
+) -> None:
+    await served.load("echo/m", lora={"pirate": "org/pirate"})
+    status, answer, _ = await served.post(CHAT, ask("pirate"))
+    assert (status, answer["choices"][0]["message"]["content"]) == (200, "one two three")
+    listed = (await served.get("/v1/models"))["data"]
+    assert [(entry["id"], entry.get("parent")) for entry in listed] == [
+        ("echo/m", None),
+        ("pirate", "echo/m"),
+    ]
+    await served.load("echo/other", lora={"pirate": "org/pirate"})
+    status, answer, _ = await served.post(CHAT, ask("pirate"))
+    assert (status, answer["error"]["code"]) == (404, "model_not_found")
+    listed = (await served.get("/v1/models"))["data"]
+    assert [entry["id"] for entry in listed] == ["echo/m", "echo/other"]
+
+
 async def test_tools_and_reasoning_come_as_asked_for(served: Served) -> None:
     model = "echo/m?tools=1&reasoning=1"
     await served.load(model)

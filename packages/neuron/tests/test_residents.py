@@ -109,6 +109,21 @@ def test_a_model_is_found_under_its_bare_id_unless_two_schemes_have_it(
     assert (resident.id if resident else None) == found
 
 
+@pytest.mark.parametrize(
+    ("asked", "found"),
+    [("a", "a"), ("one", "a"), ("two", "b"), ("both", None), ("b", "b"), ("none", None)],
+)
+def test_a_model_answers_to_the_names_of_its_adapters_too(asked: str, found: str | None) -> None:
+    residents = Residents()
+    for model_id, names in {"a": ["one", "both", "b"], "b": ["two", "both"]}.items():
+        lora = {name: f"org/{name}" for name in names}
+        residents.note_load(ModelSpec(model_id=model_id, lora=lora), 0)
+    resident = residents.find_served(asked)
+    assert (resident.id if resident else None) == found
+    own = residents.find(asked)
+    assert (own.id if own else None) == (asked if asked in ("a", "b") else None)
+
+
 def test_the_exact_id_is_another_question() -> None:
     assert loaded("huggingface:o/m").get("o/m") is None
 

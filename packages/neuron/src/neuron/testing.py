@@ -104,6 +104,17 @@ class Served:
             raise AssertionError(f"{path} still says {answer}") from None
         return answer
 
+    def status(self, model_id: str) -> str | None:
+        """Of a model; None: it is not resident."""
+        resident = self.daemon.residents.get(model_id)
+        return resident.status if resident else None
+
+    async def until_status(self, model_id: str, wanted: str | None, within_s: float = 10.0) -> None:
+        """Wait until a model has a status."""
+        async with asyncio.timeout(within_s):
+            while self.status(model_id) != wanted:  # noqa: ASYNC110 - a daemon is polled
+                await asyncio.sleep(0.005)
+
     @property
     def host_pids(self) -> list[int]:
         """Of the engine hosts that it has."""

@@ -26,17 +26,6 @@ from neuron.testing import Served, make_config, make_echo, serve
 pytestmark = pytest.mark.slow
 
 
-def status(served: Served, model_id: str) -> str | None:
-    resident = served.daemon.residents.get(model_id)
-    return resident.status if resident else None
-
-
-async def until_status(served: Served, model_id: str, wanted: str | None) -> None:
-    async with asyncio.timeout(5):
-        while status(served, model_id) != wanted:
-            await asyncio.sleep(0.005)
-
-
 def is_gone(pid: int) -> bool:
     return not Path(f"/proc/{pid}").exists()
 
@@ -53,7 +42,7 @@ async def test_fifty_loads_of_a_model_are_one(served: Served) -> None:
 async def test_a_load_goes_on_when_who_asked_first_leaves(served: Served) -> None:
     spec = make_echo("echo/m?load_s=0.3")
     first = asyncio.create_task(served.echo.load(spec))
-    await until_status(served, spec.model_id, "loading")
+    await served.until_status(spec.model_id, "loading")
     first.cancel()
     await asyncio.wait({first})
     assert (await served.echo.load(spec)).status == "loaded"
@@ -66,7 +55,7 @@ async def test_without_waiting_the_spec_is_checked_all_the_same(served: Served) 
     assert state.progress is not None
     with pytest.raises(LoadRefusedError):
         await served.echo.load(make_echo("echo/n?nonsense=1"), wait=False)
-    assert status(served, "echo/n?nonsense=1") is None
+    assert served.status("echo/n?nonsense=1") is None
 
 
 async def test_a_load_refused_after_it_was_said_to_be_on_its_way_is_failed(served: Served) -> None:
@@ -80,7 +69,7 @@ async def test_a_load_refused_after_it_was_said_to_be_on_its_way_is_failed(serve
 
     harness = Late(make_config(), served.echo._shared)
     assert (await harness.load(make_echo("echo/m"), wait=False)).status == "loading"
-    await until_status(served, "echo/m", "failed")
+    await served.until_status("echo/m", "failed")
     (state,) = await served.get("/models")
     assert state["last_error"] == "it is empty"
 
@@ -101,7 +90,7 @@ async def test_a_failed_load_is_told_to_all_and_can_be_tried_again(served: Serve
             f"Loading '{spec.model_id}' on {served.daemon.found.hostname} failed (engine_start_failed): "
             "it was asked to fail, by `fail=load`."
         }
-        assert status(served, spec.model_id) == "failed"
+        assert served.status(spec.model_id) == "failed"
     assert served.host_pids == []
 
 
@@ -160,13 +149,13 @@ async def test_running_work_keeps_a_model_unless_forced(served: Served) -> None:
     running = asyncio.create_task(served.post("/v1/completions", body))
     await served.until("/health", lambda health: health["models"][0]["running"] == 1)
     unloading = asyncio.create_task(served.echo.unload(model_id))
-    await until_status(served, model_id, "unloading")
+    await served.until_status(model_id, "unloading")
     refused, answer, headers = await served.post("/v1/completions", body)
     assert (refused, answer["error"]["code"]) == (503, "no_healthy_node")
     assert b"retry-after" in headers
     with pytest.raises(WaitTimeoutError, match="its requests to end"):
         await unloading
-    assert status(served, model_id) == "loaded"
+    assert served.status(model_id) == "loaded"
     assert not running.done()
     assert await served.echo.unload(model_id, force=True)
     code, answer, _ = await running
@@ -191,7 +180,7 @@ async def test_a_load_during_an_unload_waits_and_loads(served: Served) -> None:
     before = served.host_pids
     unloading = asyncio.create_task(served.echo.unload("echo/m"))
     await asyncio.sleep(0)  # its first step
-    assert status(served, "echo/m") == "unloading"
+    assert served.status("echo/m") == "unloading"
     assert (await served.echo.load(make_echo("echo/m"))).status == "loaded"
     assert await unloading
     assert served.host_pids != before
@@ -199,7 +188,7 @@ async def test_a_load_during_an_unload_waits_and_loads(served: Served) -> None:
 
 async def test_closing_tells_who_waits_for_a_load_at_once(served: Served) -> None:
     loading = asyncio.create_task(served.echo.load(make_echo("echo/m?load_s=60")))
-    await until_status(served, "echo/m?load_s=60", "loading")
+    await served.until_status("echo/m?load_s=60", "loading")
     served.echo.close()
     with pytest.raises(ShuttingDownError):
         await loading
@@ -257,4 +246,4 @@ async def test_a_fault_of_ours_fails_one_model_and_no_other(served: Served) -> N
     await served.echo.load(make_echo("echo/good"))
     with pytest.raises(LoadFailedError, match="we did not think of this"):
         await Broken(make_config(), served.echo._shared).load(make_echo("echo/bad"))
-    assert status(served, "echo/good") == "loaded"
+    assert served.status("echo/good") == "loaded"

@@ -23,17 +23,6 @@ from neuron.testing import Served, make_config, make_echo
 pytestmark = pytest.mark.slow
 
 
-def status(served: Served, model_id: str) -> str | None:
-    resident = served.daemon.residents.get(model_id)
-    return resident.status if resident else None
-
-
-async def until_status(served: Served, model_id: str, wanted: str | None) -> None:
-    async with asyncio.timeout(5):
-        while status(served, model_id) != wanted:
-            await asyncio.sleep(0.005)
-
-
 async def complete(served: Served, model_id: str) -> tuple[int, Any]:
     code, answer, _ = await served.post("/v1/completions", {"model": model_id, "prompt": "a"})
     return code, answer
@@ -75,14 +64,14 @@ async def test_without_waiting_a_load_of_a_sleeping_model_only_begins(served: Se
     await served.load(spec.model_id)
     await served.echo.sleep(spec.model_id)
     assert (await served.echo.load(spec, wait=False)).status == "sleeping"
-    await until_status(served, spec.model_id, "loaded")
+    await served.until_status(spec.model_id, "loaded")
 
 
 async def test_a_model_woken_while_it_falls_asleep_serves_in_the_end(served: Served) -> None:
     model_id = "echo/m?sleep_s=0.2"
     await served.load(model_id)
     sleeping = asyncio.create_task(served.echo.sleep(model_id))
-    await until_status(served, model_id, "sleeping")
+    await served.until_status(model_id, "sleeping")
     assert (await served.echo.load(make_echo(model_id))).status == "loaded"
     assert await sleeping
     assert (await complete(served, model_id))[0] == 200
@@ -95,7 +84,7 @@ async def test_running_work_keeps_a_model_awake(served: Served) -> None:
     await served.until("/health", lambda health: health["models"][0]["running"] == 1)
     with pytest.raises(WaitTimeoutError, match="its requests to end"):
         await served.echo.sleep(model_id)
-    assert status(served, model_id) == "loaded"
+    assert served.status(model_id) == "loaded"
     assert not running.done()
     code, answer, _ = await served.post("/models/sleep", {"model_id": model_id, "force": True})
     assert (code, answer["status"]) == (200, "unloaded")
@@ -115,7 +104,7 @@ async def test_what_does_not_wake_is_started_anew(served: Served) -> None:
     (pid,) = served.host_pids
     await served.echo.sleep(model_id)
     assert await served.echo.wake(model_id)
-    assert status(served, model_id) == "loaded"
+    assert served.status(model_id) == "loaded"
     assert served.host_pids != [pid]
     resident = served.daemon.residents.get(model_id)
     assert resident is not None
@@ -127,7 +116,7 @@ async def test_a_sleeper_that_dies_is_failed_and_takes_nobody_s_memory(served: S
     await served.load("echo/m")
     await served.echo.sleep("echo/m")
     os.kill(served.host_pids[0], signal.SIGKILL)
-    await until_status(served, "echo/m", "failed")
+    await served.until_status("echo/m", "failed")
     assert served.host_pids == []
     assert (await served.load("echo/m"))["status"] == "loaded"
 
@@ -144,7 +133,7 @@ async def test_a_model_unloaded_while_it_wakes_tells_who_waits(served: Served) -
     await served.load(spec.model_id)
     await served.echo.sleep(spec.model_id)
     waking = asyncio.create_task(served.echo.load(spec))
-    await until_status(served, spec.model_id, "loading")
+    await served.until_status(spec.model_id, "loading")
     assert await served.echo.unload(spec.model_id)
     with pytest.raises(LoadFailedError, match="it was unloaded while it was loading"):
         await waking

@@ -37,11 +37,9 @@ def resident(served: Served, model_id: str) -> Resident:
     return found
 
 
-async def until(served: Served, model_id: str, *statuses: ModelStatus) -> Resident:
-    async with asyncio.timeout(10):
-        while (found := resident(served, model_id)).status not in statuses:
-            await asyncio.sleep(0.005)
-    return found
+async def until(served: Served, model_id: str, status: ModelStatus) -> Resident:
+    await served.until_status(model_id, status)
+    return resident(served, model_id)
 
 
 def is_gone(pid: int) -> bool:

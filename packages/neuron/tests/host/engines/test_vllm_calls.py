@@ -129,6 +129,11 @@ ENDS: list[tuple[str, str, list[Part], str, list[Part], str, Whole, Last]] = [
         Last("", (Part(0, None, ":"),)),
     ),
     (
+        "the parser has swallowed words",
+        "h", [Part(0, "f", '{"a":1}')], "i", [], SAID, WHOLE,
+        Last("i ", ()),
+    ),
+    (
         "words after a call",
         "", [Part(0, "f", '{"a":1}')], " bye", [], '<c>f {"a":1}</c> bye', Whole(None, (F,)),
         Last(" bye", ()),

@@ -156,6 +156,10 @@ def test_fields_that_clients_expect_are_there_and_those_of_the_engine_are_not() 
     assert shaped["error"] is None
     assert shaped["store"] is False
     assert "kv_transfer_params" not in shaped
+    assert shape_response(response(), {"verbosity": "low"})["text"] == {
+        "format": {"type": "text"},
+        "verbosity": "low",
+    }
     assert shape_response(response(metadata={"a": "b"}))["metadata"] == {"a": "b"}
 
 

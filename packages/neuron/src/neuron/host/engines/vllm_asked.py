@@ -23,11 +23,13 @@ class Wish(NamedTuple):
         thinking: reasoning back in `content`, between its markers.
         usage_chunk: a last chunk with the usage (`stream_options.include_usage`).
         usage_comment: the usage as an SSE comment at the end, for the gateway.
+        text: the form of a response's text, for the answer to repeat; None: any.
     """
 
     thinking: bool = False
     usage_chunk: bool = False
     usage_comment: bool = False
+    text: Any = None
 
 
 def read_fields(body: bytes) -> Fields:
@@ -75,7 +77,7 @@ def plan_request(
         asked["stream_options"] = {**(options or {}), "include_usage": True}
     if isinstance(messages := fields.get("messages"), list):
         asked["messages"] = [_rename_reasoning(message) for message in messages]
-    return asked, Wish(thinking, usage_chunk, usage_comment)
+    return asked, Wish(thinking, usage_chunk, usage_comment, fields.get("text"))
 
 
 def plan_embedding(fields: Fields) -> Fields:

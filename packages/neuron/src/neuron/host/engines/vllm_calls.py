@@ -141,6 +141,7 @@ class Told:
             return Last(_after(self._content, whole.content or "", content), tuple(new))
         rests = [self._end(number, parts, whole) for number in range(begun)]
         ends = [Part(number, None, rest) for number, rest in enumerate(rests) if rest]
+        self._content += content
         return Last(content + self._find_untold(said, rests, whole, form), (*ends, *new))
 
     def _end(self, number: int, parts: Sequence[Part], whole: Whole) -> str:
@@ -158,13 +159,16 @@ class Told:
     def _find_untold(
         self, said: str, rests: Sequence[str], whole: Whole, form: CallFormat | None
     ) -> str:
-        """The text of the blocks of which no call tells."""
-        last = len(self._arguments) - 1
-        if last >= len(whole.calls) and not self._arguments[last] + rests[last]:
-            if form is None:
-                return _after(self._content, said, "")
-            return _find_unread(said, last, form)
-        return _find_unread(said, max(last + 1, len(whole.calls)), form)
+        """The text that was swallowed, and that of the blocks of which no call tells."""
+        begun = len(self._arguments)
+        otherwise = _find_unread(said, max(begun, len(whole.calls)), form)
+        if begun <= len(whole.calls):
+            return _after(self._content, whole.content or "", otherwise)
+        if self._arguments[-1] + rests[-1]:
+            return otherwise
+        # Of the call that was cut off nothing but the name is told.
+        unread = _find_unread(said, begun - 1, form)
+        return unread if form else _after(self._content, said, "")
 
 
 def _after(told: str, expected: str, otherwise: str) -> str:

@@ -112,12 +112,17 @@ _OWN = frozenset(
 )
 
 
-def shape_response(response: Fields) -> Fields:
-    """A response of vLLM's as ours: without the white space around its texts, and with the fields that clients expect."""
+def shape_response(response: Fields, text: Any = None) -> Fields:
+    """A response of vLLM's as ours: without the white space around its texts, and with the fields that clients expect.
+
+    `text` is what was asked of its form, as vLLM has forgotten by then; None: nothing.
+    """
     shaped = {k: v for k, v in response.items() if v is not None or k not in _OWN}
     for name, value in _ALWAYS.items():
         if shaped.get(name) is None:
             shaped[name] = value
+    if isinstance(text, dict):
+        shaped["text"] = {**_ALWAYS["text"], **text}
     items = [_shape_item(item) for item in response["output"]]
     return {**shaped, "output": [item for item in items if item is not None]}
 
@@ -144,7 +149,8 @@ def _shape_part(part: Fields) -> Fields:
 class ResponseEvents:
     """The events of one stream, as ours: an item is told of when it has some text, and all are numbered anew."""
 
-    def __init__(self) -> None:
+    def __init__(self, text: Any = None) -> None:
+        self._asked_text = text
         self._number = 0
         self._dropped = 0
         self._opening: list[Fields] = []
@@ -169,7 +175,7 @@ class ResponseEvents:
     def _shape(self, event: Fields) -> list[Fields]:
         kind = event["type"]
         if "response" in event:
-            return [_shape_whole(event)]
+            return [_shape_whole(event, self._asked_text)]
         if kind == "response.output_item.added":
             return self._open(event)
         if kind in ("response.output_text.delta", "response.reasoning_text.delta"):
@@ -218,9 +224,9 @@ class ResponseEvents:
         return event
 
 
-def _shape_whole(event: Fields) -> Fields:
+def _shape_whole(event: Fields, text: Any) -> Fields:
     """An event that tells of the whole response. One that was cut off has an event of its own in OpenAI's protocol."""
-    response = shape_response(event["response"])
+    response = shape_response(event["response"], text)
     kind = event["type"]
     if kind == "response.completed" and response["status"] == "incomplete":
         kind = "response.incomplete"
@@ -232,10 +238,10 @@ _ENCODE = msgspec.json.Encoder()
 
 
 class ResponseStream:
-    """A stream of vLLM's, event by event, as ours."""
+    """A stream of vLLM's, event by event, as ours. `text`: as in `shape_response`."""
 
-    def __init__(self) -> None:
-        self._events = ResponseEvents()
+    def __init__(self, text: Any = None) -> None:
+        self._events = ResponseEvents(text)
 
     def feed(self, event: bytes) -> bytes:
         """One event; returns what goes to the client for it, often nothing."""

@@ -119,7 +119,7 @@ class Serving:
         if path == CHAT:
             return vllm_wire.shape_chat(answer, wish, self._markers)
         if path == RESPONSES:
-            return vllm_responses.shape_response(answer)
+            return vllm_responses.shape_response(answer, wish.text)
         return vllm_wire.shape_plain(answer)
 
     async def _stream(self, exchange: Exchange, pieces: Any, wish: Wish) -> None:
@@ -144,7 +144,7 @@ class Serving:
 
     def _build_stream(self, path: str, wish: Wish) -> Stream:
         if path == RESPONSES:
-            return ResponseStream()
+            return ResponseStream(wish.text)
         if path == CHAT:
             return vllm_wire.Stream(wish, vllm_wire.ChatDeltas(wish, self._markers))
         return vllm_wire.Stream(wish, lambda chunk: chunk)
