@@ -22,7 +22,7 @@ nox.options.reuse_venv = "yes"
 nox.options.error_on_external_run = True
 nox.options.error_on_missing_interpreters = True
 nox.options.sessions = [
-    "lint", "types", "tests", "shape", "system", "engine", "clients", "docs",
+    "lint", "types", "tests", "shape", "system", "engine", "vision", "clients", "docs",
 ]  # fmt: skip
 
 ROOT = Path(__file__).parent.resolve()
@@ -37,11 +37,14 @@ NEEDS = {
     "neuron": ["cortex-core"],
     "cortex-cli": ["cortex-core", "cortex-gateway", "neuron"],
 }
+BENCHMARKS = ["neuron"]
 CHECKED = ["packages", "tests", "tools", "noxfile.py"]
 ENGINE_LOCK = ROOT / "constraints-engine.txt"
 # Left out of the engine's lock: as resolved for the CPU build of vLLM these are built for another torch, and
 # `import vllm` dies of them (triton: a gigabyte that a CPU cannot use).
 LEFT_OUT = ("torchvision", "torchaudio", "torchcodec", "triton")
+# What vision models of the engine want, as released for its torch. Built for CUDA, it needs the help of tests/vision.
+TORCHVISION = "torchvision==0.28.0"
 
 NO_ENGINE = """\
 The engine (vLLM's CPU build) could not be installed; pip says why, above.
@@ -113,6 +116,28 @@ def engine(session: nox.Session) -> None:
 
 
 @nox.session(venv_backend="none")
+def vision(session: nox.Session) -> None:
+    """The real engine with images as input, in an environment that is `.venv` and a torchvision."""
+    _ensure_engine(session)
+    home = ROOT / ".nox" / "vision"
+    helped = [
+        f"import site; site.addsitedir({str(_site(VENV))!r})",
+        str(ROOT / "tests" / "vision"),
+        "import torchvision_operators",
+    ]
+
+    def install() -> None:
+        make = ("-m", "venv", "--clear", "--without-pip", str(home))
+        session.run(str(PYTHON), *make, external=True)
+        _pip(session, "--no-deps", "--target", str(_site(home)), TORCHVISION)
+        # Read by every interpreter, as vLLM starts several.
+        (_site(home) / "engine.pth").write_text("\n".join(helped) + "\n")
+
+    _once(home / "made-from", [TORCHVISION, *helped], install)
+    _pytest(session, home / "bin" / "python", "tests/vision")
+
+
+@nox.session(venv_backend="none")
 def clients(session: nox.Session) -> None:
     """The vendors' own client libraries against gateway, neuron and engine."""
     _ensure_engine(session)
@@ -158,6 +183,18 @@ def up(session: nox.Session) -> None:
     sys.stdout.flush()
     # Replaced, not started: nox would give `up` a third of a second to end its daemons before it kills it.
     os.execv(VENV / "bin/cortex", ["cortex", "up", *session.posargs])  # noqa: S606 - our own program
+
+
+@nox.session(venv_backend="none")
+def bench(session: nox.Session) -> None:
+    """How good it is, as ratios: `-- neuron`, and `-- neuron --help` for its options. On a quiet machine only."""
+    name, *options = session.posargs or [""]
+    if name not in BENCHMARKS:
+        session.error(f"which one? Say `-- NAME`; there are: {', '.join(BENCHMARKS)}")
+    _ensure_engine(session)
+    sys.stdout.flush()
+    # Replaced, not started, as in `up`.
+    os.execv(PYTHON, [str(PYTHON), str(ROOT / f"tools/bench/{name}.py"), *options])  # noqa: S606 - our own program
 
 
 @nox.session
@@ -233,6 +270,11 @@ def _ensure_engine(session: nox.Session) -> None:
         _once(VENV / "engine-made-from", everything, install, ENGINE_LOCK)
     except nox.command.CommandFailed:
         session.error(NO_ENGINE)
+
+
+def _site(home: Path) -> Path:
+    """Where an environment's packages are."""
+    return home / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}" / "site-packages"
 
 
 def _pip(session: nox.Session, *args: str) -> None:
