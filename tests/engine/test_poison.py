@@ -66,7 +66,7 @@ async def test_output_that_is_no_number_is_told_with_the_health_of_the_logits(
     ]
     norm = tensor_bytes(DEMO / "model.safetensors", "model.norm.weight")
     assert overwrite(core, norm, NAN * (len(norm) // 2))
-    await model.chat("Which port does the gateway use?")
+    await model.chat("Which port does the gateway use?", max_tokens=8)
     with pytest.raises(PoisonedError, match="no numbers") as caught:
         await model.engine.probe()
     prefill, decode = caught.value.logits

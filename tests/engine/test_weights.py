@@ -4,6 +4,8 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from neuron import demo
 from neuron.config import Config, HarnessSettings, SourceSettings, VllmSettings
 from neuron.testing import Served, serve
@@ -36,7 +38,11 @@ async def load(served: Served, model_id: str) -> Any:
     return answer
 
 
-async def test_a_model_that_is_nowhere_is_fetched_loaded_and_answers(tmp_path: Path) -> None:
+async def test_a_model_that_is_nowhere_is_fetched_loaded_and_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Engines that other tests run in this process have set it.
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     async with open_hub() as (hub, endpoint):
         hub.repos[REPO] = read_demo()
         hub.faults = [Fault(path=WEIGHTS, method="GET", cut_after=1_000_000)]

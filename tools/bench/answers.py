@@ -2,7 +2,7 @@
 """What did a server answer, and when: read from the bytes after the last of them has come. Pure."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 from bench.figures import FailedError
@@ -21,7 +21,7 @@ class _Delta(msgspec.Struct):
     content: str | None = None
     reasoning: str | None = None
     reasoning_content: str | None = None
-    tool_calls: list[msgspec.Raw] | None = None
+    tool_calls: list[Any] | None = None
 
     @property
     def says_something(self) -> bool:
@@ -39,7 +39,7 @@ class _Usage(msgspec.Struct):
 class _Chunk(msgspec.Struct):
     choices: list[_Choice] = []
     usage: _Usage | None = None
-    error: msgspec.Raw | None = None
+    error: dict[str, Any] | None = None
 
 
 _READ = msgspec.json.Decoder(_Chunk)

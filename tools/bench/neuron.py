@@ -7,6 +7,7 @@ import datetime
 import signal
 import sys
 import tempfile
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -94,12 +95,19 @@ async def measure(options: Options, parts: Sequence[str], found: Found) -> None:
     for part in (name for name in PARTS if name in parts):
         try:
             found |= await PARTS[part](options)
-        except* (FailedError, TimeoutError, OSError) as failed:
-            reason = str(_innermost(failed))
-            print(f"{part} could not be measured: {reason}", file=sys.stderr)
-            missing = Measured(missing=reason.partition("\n")[0])
-            own = [row for row in rows.build_rows(options.streams) if row.part == part]
-            found |= {row.key: missing for row in own}
+        except* Exception as failed:  # noqa: BLE001 - what the others found took minutes
+            found |= _note_failed(part, _innermost(failed), options)
+
+
+def _note_failed(part: str, error: BaseException, options: Options) -> Found:
+    print(f"{part} could not be measured:", file=sys.stderr)
+    if isinstance(error, FailedError):
+        print(error, file=sys.stderr)
+    else:
+        traceback.print_exception(error)
+    missing = Measured(missing=(str(error) or repr(error)).partition("\n")[0])
+    own = [row for row in rows.build_rows(options.streams) if row.part == part]
+    return {row.key: missing for row in own}
 
 
 def _innermost(error: BaseException) -> BaseException:
@@ -125,7 +133,7 @@ def write_section(rounds: int, here: machine.Machine, written: str) -> str:
     """What stands between the marks of the page."""
     today = datetime.datetime.now(datetime.UTC).date()
     facts = "\n".join(f"- {line}" for line in here.lines())
-    return f"Measured on {today}, {rounds} rounds.\n\n{facts}\n\n{written}"
+    return f"Measured on {today}; rounds of each figure: {rounds}.\n\n{facts}\n\n{written}"
 
 
 if __name__ == "__main__":
