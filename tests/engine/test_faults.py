@@ -7,6 +7,7 @@ nothing is left over. The neuron's own tests have the same for the phases that n
 
 import asyncio
 import os
+import resource
 import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -290,6 +291,21 @@ async def test_a_lost_rank_is_told_mended_and_leaves_nothing(
     assert answer["choices"][0]["message"]["content"] == "The gateway listens on port 31313."
     await unload(served)
     await nothing_is_left(served, before)
+
+
+async def test_an_engine_out_of_memory_is_lost_and_comes_back(served: Served) -> None:
+    await load(served)
+    core = pid_of(served, "EngineCor")
+    assert core is not None
+    size_bytes = int(Path(f"/proc/{core}/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.prlimit(core, resource.RLIMIT_AS, (size_bytes, size_bytes))
+    prompts = [[token] * 3000 for token in range(10, 26)]
+    body = {"model": DEMO, "prompt": prompts, "max_tokens": 1}
+    code, answer, _ = await served.post("/v1/completions", body)
+    assert (code, answer["error"]["code"]) == (502, "engine_died")
+    await until(lambda: pid_of(served, "EngineCor") not in (None, core), 60)
+    await until(lambda: status(served) is ModelStatus.LOADED, 60)
+    await unload(served)
 
 
 async def test_loads_and_unloads_over_and_over_leave_everything_flat(served: Served) -> None:

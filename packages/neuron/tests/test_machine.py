@@ -3,7 +3,6 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -39,9 +38,11 @@ def test_a_process_group_is_measured_with_all_its_members() -> None:
 
 def test_stopped_processes_and_their_shared_memory_are_found() -> None:
     code = """
+import multiprocessing
 from multiprocessing import shared_memory
 segment = shared_memory.SharedMemory(create=True, size=4096)
-print(segment.name, flush=True)
+lock = multiprocessing.get_context("spawn").Lock()
+print(segment.name, lock._semlock.name, flush=True)
 input()
 segment.unlink()
 """
@@ -54,8 +55,9 @@ segment.unlink()
     with leader:
         assert leader.stdin
         assert leader.stdout
-        name = leader.stdout.readline().decode().strip()
-        assert machine.shared_memory_of(leader.pid) == {Path("/dev/shm") / name}  # noqa: S108
+        segment, semaphore = leader.stdout.readline().decode().split()
+        names = {path.name for path in machine.shared_memory_of(leader.pid)}
+        assert names == {segment, f"sem.{semaphore.strip('/')}"}
         assert machine.stopped_in(leader.pid) == []
         os.kill(leader.pid, signal.SIGSTOP)
         os.waitid(os.P_PID, leader.pid, os.WSTOPPED | os.WNOWAIT)

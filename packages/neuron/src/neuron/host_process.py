@@ -140,6 +140,8 @@ class HostProcess:
         finally:
             for task in self._watching:
                 task.cancel()
+            # Its pipes would stay open until the garbage collector comes by; there is no public way to close them.
+            self._process._transport.close()  # type: ignore[attr-defined]  # noqa: SLF001
             self._sweep_shared_memory()
 
     def note_shared_memory(self) -> None:

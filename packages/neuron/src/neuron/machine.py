@@ -64,8 +64,12 @@ def stopped_in(group: int) -> list[int]:
 
 
 def shared_memory_of(group: int) -> set[Path]:
-    """Segments of shared memory that processes of a group have mapped."""
-    return {path for pid, _ in group_members({group}) for path in _segments(pid)}
+    """Segments of shared memory, and semaphores, that processes of a group have mapped."""
+    mapped = {inode for pid, _ in group_members({group}) for inode in _mapped_inodes(pid)}
+    if not mapped:
+        return set()
+    with os.scandir(SHARED_MEMORY) as entries:
+        return {Path(entry.path) for entry in entries if entry.inode() in mapped}
 
 
 def _state(pid: int) -> str | None:
@@ -76,13 +80,13 @@ def _state(pid: int) -> str | None:
         return None
 
 
-def _segments(pid: int) -> list[Path]:
+def _mapped_inodes(pid: int) -> set[int]:
+    """By inode: a semaphore is made under another name than the one that it has in the end."""
     try:
         maps = (PROC / str(pid) / "maps").read_text()
     except OSError:
-        return []
-    lines = (line for line in maps.splitlines() if SHARED_MEMORY in line)
-    return [Path(line[line.index(SHARED_MEMORY) :]) for line in lines if "(deleted)" not in line]
+        return set()
+    return {int(line.split()[4]) for line in maps.splitlines() if SHARED_MEMORY in line}
 
 
 def group_of(pid: int) -> int:

@@ -17,7 +17,7 @@ from cortex_core.http.headers import Headers
 from cortex_core.testing import serving
 from neuron.app import Daemon
 from neuron.config import Config, HarnessEntry
-from neuron.discovery import Driver, GpuReading
+from neuron.discovery import Driver, GpuReading, Gpus
 from neuron.harnesses.hosted import Hosted
 from neuron.run_dir import open_run_dir
 
@@ -122,7 +122,7 @@ class Served:
 
 
 @asynccontextmanager
-async def serve(config: Config, gpus: FakeGpus | None = None) -> AsyncIterator[Served]:
+async def serve(config: Config, gpus: Gpus | None = None) -> AsyncIterator[Served]:
     """A daemon on a free loopback port."""
     with (
         tempfile.TemporaryDirectory(prefix="nt") as folder,
