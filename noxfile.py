@@ -8,6 +8,7 @@ tools of `constraints.txt`, and for the sessions that need it the engine of `con
 
 import hashlib
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterable
@@ -37,7 +38,7 @@ NEEDS = {
     "neuron": ["cortex-core"],
     "cortex-cli": ["cortex-core", "cortex-gateway", "neuron"],
 }
-BENCHMARKS = ["neuron"]
+BENCHMARKS = ["neuron", "translation"]
 CHECKED = ["packages", "tests", "tools", "noxfile.py"]
 ENGINE_LOCK = ROOT / "constraints-engine.txt"
 # Left out of the engine's lock: as resolved for the CPU build of vLLM these are built for another torch, and
@@ -156,6 +157,26 @@ def full(session: nox.Session) -> None:
     """The heavier checks, on top of what plain `tools/nox` runs."""
     session.notify("build")
     session.notify("fresh")
+    session.notify("agents")
+
+
+@nox.session(venv_backend="none")
+def agents(session: nox.Session) -> None:
+    """The vendors' JavaScript packages, Claude Code and Codex, headless, against a gateway. Needs Node.js and npm."""
+    _ensure_packages(session)
+    npm = shutil.which("npm")
+    if npm is None:
+        _not_run(session, "npm is not there; it comes with Node.js")
+    home, listed = ROOT / ".nox" / "agents", ROOT / "tests" / "agents" / "package.json"
+    options = ["install", "--no-audit", "--no-fund", "--no-package-lock", "--prefix", str(home)]
+
+    def install() -> None:
+        home.mkdir(parents=True, exist_ok=True)
+        shutil.copy(listed, home)
+        session.run(str(npm), *options, external=True)
+
+    _once(home / "made-from", options, install, listed)
+    _pytest(session, PYTHON, "tests/agents")
 
 
 @nox.session

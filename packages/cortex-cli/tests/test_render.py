@@ -46,6 +46,11 @@ def test_a_node_that_was_lost_tells_for_how_long() -> None:
     assert shown(node)[1] == "box down for 12 s http://box:1 - - -"
 
 
+def test_a_drained_node_says_so() -> None:
+    node = Node(name="box", endpoint="http://box:1", up=True, drained=True)
+    assert shown(node)[1] == "box up, drained http://box:1 - - -"
+
+
 def test_models_are_shown_by_name_with_what_matters_now() -> None:
     node = make_node(
         Model(id="c", status="failed", last_error="no room", harness="vllm"),

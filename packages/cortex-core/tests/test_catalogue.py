@@ -73,11 +73,61 @@ def test_an_alias_means_a_concrete_id() -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "model"),
+    [
+        ("claude-opus-4-8", "big"),
+        ("claude-haiku-4-5-20251001", "small"),
+        ("claude-3-5-haiku", "small"),
+        ("claude-", "big"),
+        ("claude", None),
+        ("Claude-opus", None),  # names are told apart by case
+        ("gpt-5", "g"),
+        ("a[1]x", "brackets"),
+        ("a1x", None),
+        ("q?z", "question"),
+        ("qyz", None),
+        ("tie-x-tie", "first"),
+    ],
+)
+def test_of_the_patterns_that_fit_the_longest_counts(name: str, model: str | None) -> None:
+    aliases = {
+        "claude-*": "big",
+        "claude-*haiku*": "small",
+        "gpt-*": "g",
+        "a[1]*": "brackets",
+        "q?*": "question",
+        "tie-*": "first",
+        "*-tie": "second",
+    }
+    assert Catalogue(aliases=aliases).match(name) == model
+    assert Catalogue(aliases=aliases).resolve(name) == name
+
+
+def test_a_pattern_of_many_stars_is_read_in_time() -> None:
+    pattern = "*a" * 50 + "*b"
+    assert Catalogue(aliases={pattern: "m"}).match("a" * 512) is None
+
+
+def test_a_default_is_what_every_other_name_means() -> None:
+    catalogue = Catalogue(models=[Model(id="m")], aliases={"a": "m", "gpt-*": "g"})
+    assert catalogue.with_default(None) is catalogue
+    for default in ("m", "a"):
+        given = catalogue.with_default(default)
+        assert (given.match("x"), given.match("gpt-5")) == ("m", "g")
+    assert Catalogue(aliases={"*": "m"}).with_default("n").match("x") == "m"
+
+
+@pytest.mark.parametrize(
     ("models", "aliases", "message"),
     [
         (["m", "n", "m"], {}, "two entries with the id 'm'"),
         (["m"], {"m": "n"}, "'m', which is the id of a model too"),
         (["m"], {"a": "m", "b": "a"}, "the alias 'b' names 'a', which is an alias itself"),
+        (["m"], {"a": "m*"}, "the alias 'a' names 'm\\*'; an alias names one model"),
+        (["m"], {"a-*": "b-*"}, "the alias 'a-\\*' names 'b-\\*'; an alias names one model"),
+        (["m"], {"a-*": "m", "b": "a-*"}, "names 'a-\\*', which is an alias itself"),
+        (["m"], {"": "m"}, "neither may be empty"),
+        (["m"], {"a-*": " "}, "neither may be empty"),
     ],
 )
 def test_a_name_means_one_thing(models: list[str], aliases: dict[str, str], message: str) -> None:
@@ -94,3 +144,24 @@ def test_differences_between_specs_are_named() -> None:
     a = ModelSpec(model_id="m", quant="q4", dtype="bfloat16")
     assert spec_differences(a, ModelSpec(model_id="m", quant="q8")) == ["quant", "dtype"]
     assert spec_differences(a, a) == []
+
+
+def test_an_entry_is_found_under_the_id_that_it_is_loaded_under() -> None:
+    catalogue = Catalogue(models=[Model(id="org/m", source="hub"), Model(id="n")])
+    assert [model.loaded_id for model in catalogue.models] == ["hub:org/m", "n"]
+    found = [catalogue.find_loaded(name) for name in ("hub:org/m", "org/m", "n", "hub:n")]
+    assert found == [catalogue.models[0], catalogue.models[0], catalogue.models[1], None]
+    assert catalogue.find("hub:org/m") is None
+
+
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [
+        (Model(id="m", harness="echo"), None),
+        (Model(id="m", harness="echo", vram_mb=5), "needs 1 device(s) of 5 MiB, has no devices"),
+    ],
+)
+def test_an_echo_model_needs_a_device_only_where_it_is_said_to(
+    model: Model, reason: str | None
+) -> None:
+    assert infeasible_reason(model, "a", ECHO) == reason

@@ -29,6 +29,7 @@ STATUS_OF = {
     "request_too_large": 413,
     "unsupported_media_type": 415,
     "wrong_modality": 422,
+    "websocket_not_supported": 426,
     "load_refused": 422,
     "queue_full": 429,
     "rate_limit_exceeded": 429,
@@ -103,31 +104,6 @@ def test_openais_envelope_holds_the_facts_inside_the_error() -> None:
     }
 
 
-def test_anthropics_envelope_has_its_own_types_and_the_request_id() -> None:
-    error = errors.ModelNotFoundError(model="m", param="model")
-    body = json.loads(errors.write_anthropic(error, "req_1"))
-    assert (body["type"], body["request_id"]) == ("error", "req_1")
-    assert body["error"]["type"] == "not_found_error"
-    assert body["error"]["code"] == "model_not_found"
-
-
-@pytest.mark.parametrize(
-    ("error", "status", "kind"),
-    [
-        (errors.ShuttingDownError(daemon="gateway"), 529, "overloaded_error"),
-        (errors.QueueFullError(model="m", waiting=1), 429, "rate_limit_error"),
-        (errors.InvalidApiKeyError(), 401, "authentication_error"),
-        (errors.RequestTooLargeError(limit_mb=1), 413, "request_too_large"),
-        (errors.MalformedJsonError(reason="r"), 400, "invalid_request_error"),
-        (errors.EngineDiedError(model="m", reason="r"), 502, "api_error"),
-        (errors.UpstreamTimeoutError(upstream="u", idle_s=1), 504, "timeout_error"),
-    ],
-)
-def test_anthropics_status_and_type(error: CortexError, status: int, kind: str) -> None:
-    assert errors.anthropic_status(error.status) == status
-    assert json.loads(errors.write_anthropic(error, "r"))["error"]["type"] == kind
-
-
 def test_a_refused_load_has_the_code_of_its_kind() -> None:
     error = errors.LoadRefusedError(
         model="m", load_kind="quant_not_found", reason="no q9", suggestion="Try q8."
@@ -144,3 +120,18 @@ def test_the_tree_in_the_docstring_names_every_class() -> None:
     assert errors.__doc__
     for kind in leaves():
         assert kind.__name__ in errors.__doc__, kind
+
+
+@pytest.mark.parametrize(
+    ("code", "status"),
+    [
+        *STATUS_OF.items(),
+        (503, 503),
+        ("no_such_code", None),
+        (200, None),
+        (True, None),
+        (None, None),
+    ],
+)
+def test_a_code_has_one_status(code: object, status: int | None) -> None:
+    assert errors.status_of(code) == status

@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from cortex_core.catalogue import Catalogue, Model
+from cortex_core.control import PlanAnswer
 from cortex_core.discovery import Discovery
 from cortex_core.errors import CortexError, write_openai
 from cortex_core.http.exchange import Receive, Scope, Send
@@ -37,6 +38,8 @@ class FakeNeuron:
         activities: what GET /health says of them.
         loads: bodies of POST /models/load.
         load: called for each of them; what it raises is the answer.
+        moves: sleep, wake and unload, and of what; `move` is called for each of them, like `load`.
+        plans: bodies of POST /models/plan; `plan` gives the answer.
         asked: path, headers and body of each inference request.
         answer: called with the number of the request; (status, headers, parts). A part that is an Event is waited
             for, None means: until the client leaves.
@@ -50,6 +53,12 @@ class FakeNeuron:
         self.health = Health(uptime_secs=1.0)
         self.loads: list[dict[str, Any]] = []
         self.load: Callable[[dict[str, Any]], Awaitable[None]] = self._load
+        self.moves: list[tuple[str, str]] = []
+        self.move: Callable[[str, str], Awaitable[None]] = self._move
+        self.plans: list[dict[str, Any]] = []
+        self.plan: Callable[[dict[str, Any]], PlanAnswer] = lambda body: PlanAnswer(
+            model_id=body["model_id"], fits=True
+        )
         self.asked: list[tuple[str, dict[bytes, bytes], Any]] = []
         self.answer: Callable[[int], tuple[int, Headers, list[Part]]] = lambda n: (
             200,
@@ -81,6 +90,8 @@ class FakeNeuron:
             await _answer(send, 200, JSON, self._told(scope["path"]))
         elif scope["path"] == "/models/load":
             await self._serve_load(json.loads(body), send)
+        elif scope["path"].startswith("/models/"):
+            await self._serve_move(scope["path"].removeprefix("/models/"), json.loads(body), send)
         else:
             self.asked.append((scope["path"], dict(scope["headers"]), json.loads(body)))
             await self._serve_answer(receive, send)
@@ -101,6 +112,28 @@ class FakeNeuron:
         else:
             done = {"status": "loaded", "model_id": body["model_id"]}
             await _answer(send, 200, JSON, ENCODE(done))
+
+    async def _serve_move(self, how: str, body: dict[str, Any], send: Send) -> None:
+        if how == "plan":
+            self.plans.append(body)
+            await _answer(send, 200, JSON, ENCODE(self.plan(body)))
+            return
+        self.moves.append((how, body["model_id"]))
+        try:
+            await self.move(how, body["model_id"])
+        except CortexError as error:
+            await _answer(send, error.status, JSON, write_openai(error))
+            return
+        state = self.states.get(body["model_id"])
+        status = state.status if state else "unloaded"
+        await _answer(send, 200, JSON, ENCODE({"status": status, "model_id": body["model_id"]}))
+
+    async def _move(self, how: str, model_id: str) -> None:
+        if how == "unload":
+            self.states.pop(model_id, None)
+        else:
+            status = "sleeping" if how == "sleep" else "loaded"
+            self.states[model_id] = msgspec.structs.replace(self.states[model_id], status=status)
 
     async def _serve_answer(self, receive: Receive, send: Send) -> None:
         status, headers, parts = self.answer(len(self.asked) - 1)

@@ -66,6 +66,8 @@ def test_addresses_that_can_be_listened_on(tmp_path: Path, address: str) -> None
         ("[gateway]\npolicy = 'fastest'\n", "`policy` is 'fastest', which is none of least_busy, round_robin"),
         ("[gateway]\nmax_body_mb = 0\n", "line 2: `gateway.max_body_mb`: Expected `int` >= 1"),
         ("[gateway]\ndrain_s = 'soon'\n", "line 2: `gateway.drain_s`"),
+        ("default_model = 'a-*'\n", "`default_model` is 'a-*', which names no model"),
+        ("default_model = ''\n", "`default_model` is ''"),
         ("[poll]\ninterval_s = 0\n", "line 2: `poll.interval_s`: Expected `float` > 0"),
         ("[poll]\nmisses = 0\n", "line 2: `poll.misses`"),
         ("[loading]\nload_wait = 1\n", "line 2: unknown key `loading.load_wait`. Did you mean `load_wait_s`?"),

@@ -5,7 +5,16 @@ import pytest
 
 from cortex_core.node import Health, ModelActivity
 from cortex_core.testing import make_discovery, make_state
-from cortex_gateway.fleet import KEPT_DECISIONS, Decided, Fleet, Report, Resident
+from cortex_gateway.fleet import (
+    EVERYWHERE,
+    KEPT_DECISIONS,
+    Decided,
+    Fleet,
+    Needs,
+    Queued,
+    Report,
+    Resident,
+)
 
 M = make_state("m")
 
@@ -64,12 +73,12 @@ def test_a_view_does_not_change() -> None:
     fleet.apply_report("a", report("m"), 1.0)
     fleet.note_load_begun(("a", "n"))
     with fleet.serving("a", "m"):
-        assert (before.nodes[0].is_up, before.in_flight, before.loads) == (False, {}, frozenset())
+        assert (before.nodes[0].is_up, before.in_flight, before.loads) == (False, {}, {})
         now = fleet.view()
         assert now.in_flight == {("a", "m"): 1}
-        assert now.loads == frozenset({("a", "n")})
+        assert now.loads == {("a", "n"): {}}
     fleet.note_load_ended(("a", "n"))
-    assert fleet.view().loads == frozenset()
+    assert fleet.view().loads == {}
 
 
 def test_what_is_in_flight_is_counted_whatever_its_end() -> None:
@@ -141,3 +150,93 @@ def test_decisions_are_kept_newest_first_and_bounded() -> None:
         )
     kept = [decided.request_id for decided in fleet.decisions]
     assert kept == [str(number) for number in range(KEPT_DECISIONS + 4, 4, -1)]
+
+
+def test_what_came_up_while_we_looked_has_a_time_and_what_was_up_is_old() -> None:
+    fleet = make_fleet()
+    fleet.apply_report("a", report("old"), 1.0)
+    fleet.apply_report("a", report("old", "new"), 2.0)
+    fleet.apply_report("a", report("old", "new"), 3.0)
+    assert fleet.view().up_s == {("a", "new"): 2.0}
+    asleep = Report(models=(make_state("old"), make_state("new", "sleeping")))
+    fleet.apply_report("a", asleep, 4.0)
+    assert fleet.view().up_s == {}
+    fleet.apply_report("a", report("old", "new"), 5.0)
+    assert fleet.view().up_s == {("a", "new"): 5.0}
+    fleet.apply_report("a", report("old"), 6.0)
+    assert fleet.view().up_s == {}
+
+
+def test_what_a_model_had_when_it_was_up_is_remembered() -> None:
+    fleet = make_fleet()
+    fleet.apply_report("a", Report(models=(make_state("m", vram_used_mb=7),)), 1.0)
+    asleep = make_state("m", "sleeping", vram_used_mb=1)
+    fleet.apply_report("a", Report(models=(asleep,)), 2.0)
+    fleet.apply_report("a", report(), 3.0)
+    assert fleet.view().measured_mb == {("a", "m"): 7}
+
+
+def test_the_last_use_is_the_end_of_the_last_request() -> None:
+    fleet = make_fleet()
+    fleet.apply_report("a", report("m"), 1.0)
+    with fleet.serving("a", "m", lambda: 5.0):
+        assert fleet.view().used_s == {}
+        assert fleet.in_flight(("a", "m")) == 1
+    assert fleet.view().used_s == {("a", "m"): 5.0}
+    fleet.apply_report("a", report(), 6.0)
+    assert fleet.view().used_s == {}
+
+
+def test_who_is_held_and_who_waits_for_room_is_counted_and_the_oldest_counts_for_all() -> None:
+    fleet = make_fleet()
+    with fleet.holding("m"), fleet.holding("m"), fleet.queueing("m", 5.0, ["a"]):
+        with fleet.queueing("m", 4.0, ["b"]):
+            queued = Queued(since_s=4.0, nodes=frozenset("b"))
+            assert (fleet.view().held, fleet.view().queued) == ({"m": 2}, {"m": queued})
+        assert fleet.view().queued == {"m": Queued(since_s=5.0, nodes=frozenset("a"))}
+    assert (fleet.view().held, fleet.view().queued) == ({}, {})
+
+
+def test_who_makes_room_for_a_load_serves_nothing_until_that_has_ended() -> None:
+    fleet = make_fleet()
+    fleet.apply_report("a", report("m", "x"), 1.0)
+
+    def serving() -> list[str]:
+        view = fleet.view()
+        return [r.state.id for r in [*view.residents("m"), *view.residents("x")] if view.serves(r)]
+
+    fleet.note_load_begun(("a", "n"), {0: 5})
+    fleet.note_leaving(("a", "n"), [("a", "m"), ("a", "x")])
+    assert serving() == []
+    fleet.note_leaving(("a", "n"), [("a", "x")])
+    assert serving() == ["m"]
+    with fleet.moving(("a", "m")):
+        assert serving() == []
+    fleet.note_load_ended(("a", "n"))
+    assert serving() == ["m", "x"]
+    fleet.note_drain("a", drained=True)
+    assert serving() == []
+    fleet.note_drain("a", drained=False)
+    assert serving() == ["m", "x"]
+
+
+def test_a_pin_is_of_one_node_or_of_all() -> None:
+    fleet = make_fleet()
+    fleet.note_pin(("a", "m"), pinned=True)
+    fleet.note_pin((EVERYWHERE, "x"), pinned=True)
+    view = fleet.view()
+    assert [view.is_pinned(n, m) for n in "ab" for m in "mx"] == [True, True, False, True]
+    fleet.note_pin(("a", "m"), pinned=False)
+    assert not fleet.view().is_pinned("a", "m")
+
+
+def test_what_a_neuron_said_of_needs_is_forgotten_with_its_next_start() -> None:
+    fleet = make_fleet("a", "b")
+    fleet.note_needs(("a", "m"), Needs(devices_mb={0: 5}))
+    fleet.note_needs(("b", "m"), Needs(never="too large"))
+    fleet.apply_report("a", report(), 1.0)
+    assert fleet.view().needs.keys() == {("a", "m"), ("b", "m")}
+    fleet.apply_report("a", Report(models=(), discovery=make_discovery()), 2.0)
+    assert fleet.view().needs.keys() == {("b", "m")}
+    fleet.forget_needs(("b", "m"))
+    assert fleet.view().needs == {}

@@ -28,8 +28,8 @@ def node(
     )
 
 
-def listed(*nodes: NodeView, loads: Any = frozenset(), **catalogue: Any) -> list[ModelEntry]:
-    return list_models(FleetView(nodes=nodes, loads=loads), Catalogue(**catalogue), 7)
+def listed(*nodes: NodeView, loads: Any = None, **catalogue: Any) -> list[ModelEntry]:
+    return list_models(FleetView(nodes=nodes, loads=loads or {}), Catalogue(**catalogue), 7)
 
 
 def entry(model_id: str, **fields: Any) -> ModelEntry:
@@ -84,7 +84,7 @@ def test_what_a_node_that_is_down_had_is_not_listed() -> None:
     assert listed(node("a", make_state("m"), up=False)) == []
     (found,) = listed(node("a", make_state("big"), up=False, pending=["big"]), models=[BIG])
     assert (found.loaded, found.locations) == (False, [])
-    (found,) = listed(node("a", up=False), models=[BIG], loads=frozenset({("a", "big")}))
+    (found,) = listed(node("a", up=False), models=[BIG], loads={("a", "big"): {}})
     assert (found.loaded, found.locations) == (False, [])
 
 
@@ -94,7 +94,7 @@ def test_models_that_nobody_declares_come_after_those_that_somebody_does() -> No
 
 
 def test_what_is_on_its_way_is_told_as_loading() -> None:
-    ours = frozenset({("a", "big")})
+    ours: Any = {("a", "big"): {}}
     (found,) = listed(node("a"), node("b", pending=["big"]), models=[BIG], loads=ours)
     assert found.locations == [Location("a", "loading", 20_000), Location("b", "loading", 20_000)]
     (found,) = listed(node("a", pending=["m"]))
@@ -107,9 +107,11 @@ def test_a_source_is_no_part_of_the_name() -> None:
     assert (found.id, found.loaded) == ("org/m", True)
 
 
-def test_an_alias_is_an_entry_of_its_own_and_a_dead_one_is_none() -> None:
+def test_an_alias_is_an_entry_of_its_own_and_a_dead_one_or_a_pattern_is_none() -> None:
     found = listed(
-        node("a", make_state("m")), models=[BIG], aliases={"x": "big", "y": "m", "z": "nowhere"}
+        node("a", make_state("m")),
+        models=[BIG],
+        aliases={"x": "big", "y": "m", "z": "nowhere", "m-*": "m"},
     )
     by_id = {e.id: e for e in found}
     assert list(by_id) == ["big", "m", "x", "y"]

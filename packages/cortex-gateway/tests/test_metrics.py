@@ -55,7 +55,7 @@ def test_what_is_not_known_is_not_counted() -> None:
 def test_rejections_loads_and_overhead() -> None:
     metrics = Metrics(Fleet([]))
     metrics.note_rejection("model_not_found")
-    metrics.note_load("m", "a", 4.0)
+    metrics.note_up("m", "a", 4.0, woken=False)
     metrics.note_overhead(0.0002)
     found = lines(metrics)
     assert 'cortex_rejections_total{code="model_not_found"} 1.0' in found

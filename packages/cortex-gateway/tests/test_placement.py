@@ -1,73 +1,118 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Where a cold model fits, and which node is the best."""
+"""Where a model that is not up could run, and which node is the best."""
 
 from typing import Any
 
 import pytest
 
-from cortex_core.catalogue import Model
+from cortex_core.catalogue import Catalogue, Model
 from cortex_core.node import DeviceHealth, Health, ModelState
 from cortex_core.testing import make_device, make_discovery, make_state
-from cortex_gateway.fleet import FleetView, NodeView
-from cortex_gateway.placement import choose_node, fits_now
+from cortex_gateway.config import EvictionSettings
+from cortex_gateway.eviction import Blocked
+from cortex_gateway.fleet import FleetView, Needs, NodeView, Queued
+from cortex_gateway.placement import find_options, survey
 
-PAIR = make_discovery(make_device(0, 24_000), make_device(1, 24_000))
+GPU = make_discovery(make_device(0, 24_000))
+MODEL = Model(id="m", vram_mb=20_000)
+RULES = EvictionSettings(min_residency_s=30, max_wait_s=300)
 
 
-def node(name: str, free_mb: tuple[int | None, ...] | None = None, *states: ModelState) -> NodeView:
-    health = Health(
-        uptime_secs=1,
-        devices=[DeviceHealth(index=i, vram_free_mb=mb) for i, mb in enumerate(free_mb or ())],
-    )
+def node(name: str, free_mb: int, *states: ModelState) -> NodeView:
     return NodeView(
         name=name,
         endpoint="http://x",
         is_up=True,
-        discovery=PAIR,
+        discovery=GPU,
         models=states,
-        health=None if free_mb is None else health,
+        health=Health(uptime_secs=1, devices=[DeviceHealth(index=0, vram_free_mb=free_mb)]),
+        last_seen_s=1.0,
     )
 
 
+def vllm(model_id: str, status: str = "loaded", vram_mb: int = 20_000) -> ModelState:
+    return ModelState(id=model_id, harness="vllm", status=status, devices=[0], vram_used_mb=vram_mb)
+
+
+def best(
+    *nodes: NodeView, models: tuple[Model, ...] = (MODEL,), now_s: float = 1000.0, **view: Any
+) -> str:
+    """Node, whether it sleeps there, and who goes."""
+    catalogue = Catalogue(models=list(models))
+    found = find_options(FleetView(nodes=nodes, **view), catalogue, "m", RULES, now_s).best
+    if found is None or isinstance(found.found, Blocked):
+        return "nowhere"
+    goes = "".join(f" -{each.model}" for each in found.found.displaces)
+    return f"{found.node.name}{' asleep' if found.asleep else ''}{goes}"
+
+
+FREE, FULL = 24_000, 4_000
+ASLEEP = vllm("m", "sleeping", 500)
+SMALL = make_state("x")
+
+
 @pytest.mark.parametrize(
-    ("free_mb", "fields", "fits"),
+    ("nodes", "chosen"),
     [
-        ((24_000, 24_000), {"vram_mb": 24_000}, True),
-        ((10_000, 23_999), {"vram_mb": 24_000}, False),
-        ((10_000, 24_000), {"vram_mb": 24_000}, True),
-        # split evenly: each device needs its share, and no more
-        ((24_000, 24_000), {"vram_mb": 48_000, "min_devices": 2}, True),
-        ((24_000, 23_999), {"vram_mb": 48_000, "min_devices": 2}, False),
-        ((5_000, 5_000), {"vram_mb": 9_999, "min_devices": 2}, True),
-        # what is not known does not count against a node
-        ((1, 1), {}, True),
-        ((None, 1), {"vram_mb": 24_000}, True),
-        (None, {"vram_mb": 24_000}, True),
-        ((1, 1), {"vram_mb": 24_000, "harness": "echo"}, True),
+        ([node("b", FREE), node("a", FREE)], "a"),
+        ([node("a", FULL, vllm("x")), node("b", FREE, SMALL, SMALL)], "b"),
+        ([node("a", FREE, SMALL), node("b", FREE)], "b"),
+        ([node("a", FREE, vllm("m", "failed")), node("b", FREE, SMALL, SMALL)], "b"),
+        # nobody goes where somebody has room, even where the last engine failed
+        ([node("a", FULL, vllm("x")), node("b", FREE, vllm("m", "failed"))], "b"),
+        # asleep goes before cold, and free before both
+        ([node("a", FREE), node("b", 23_500, ASLEEP)], "b asleep"),
+        ([node("a", FREE), node("b", 3_500, vllm("x"), ASLEEP)], "a"),
+        ([node("a", FULL, vllm("y")), node("b", 3_500, vllm("x"), ASLEEP)], "b asleep -x"),
+        ([node("a", FULL, vllm("x"))], "a -x"),
+        ([node("a", 1_000)], "nowhere"),
+        ([node("a", FREE, vllm("m", "recovering"))], "nowhere"),
     ],
 )
-def test_a_model_fits_where_each_device_has_its_share_free(
-    free_mb: tuple[int | None, ...] | None, fields: dict[str, Any], fits: bool
-) -> None:
-    assert fits_now(node("a", free_mb), Model(id="m", **fields)) is fits
+def test_the_best_node(nodes: list[NodeView], chosen: str) -> None:
+    assert best(*nodes) == chosen
 
 
-FULL, FREE = (1, 1), (24_000, 24_000)
+def test_a_load_under_way_counts_as_a_model() -> None:
+    assert best(node("a", FREE), node("b", FREE), loads={("a", "x"): {}}) == "b"
 
 
-@pytest.mark.parametrize(
-    ("nodes", "loads", "chosen"),
-    [
-        ([node("b", FREE), node("a", FREE)], set(), "a"),
-        ([node("a", FULL), node("b", FREE, make_state("x"))], set(), "b"),
-        ([node("a", FREE, make_state("m", "failed")), node("b", FREE, make_state("x"), make_state("y"))], set(), "b"),
-        ([node("a", FULL), node("b", FREE, make_state("m", "failed"))], set(), "b"),
-        ([node("a", FREE, make_state("x")), node("b", FREE)], set(), "b"),
-        ([node("a", FREE), node("b", FREE)], {("a", "x")}, "b"),
-    ],
-)  # fmt: skip
-def test_the_best_node_has_room_no_failure_and_few_models(
-    nodes: list[NodeView], loads: set[tuple[str, str]], chosen: str
-) -> None:
-    view = FleetView(nodes=tuple(nodes), loads=frozenset(loads))
-    assert choose_node(view, Model(id="m", vram_mb=20_000), tuple(nodes)).name == chosen
+def test_a_run_time_pin_draws_a_model() -> None:
+    assert best(node("a", FREE), node("b", FREE), pins=frozenset({("b", "m")})) == "b"
+
+
+def test_less_is_lost_where_the_older_goes() -> None:
+    nodes = node("a", FULL, vllm("x")), node("b", FULL, vllm("y"))
+    assert best(*nodes, used_s={("a", "x"): 900.0, ("b", "y"): 800.0}) == "b -y"
+
+
+def test_a_drained_node_gets_nothing() -> None:
+    nodes = node("a", FREE), node("b", FULL, vllm("y"))
+    assert best(*nodes, drained=frozenset("a")) == "b -y"
+    assert survey(FleetView(nodes=nodes, drained=frozenset("a")), MODEL).absent == {
+        "a": "is drained"
+    }
+
+
+def test_a_node_whose_neuron_says_never_is_not_asked_again() -> None:
+    needs = {("a", "m"): Needs(never="too large")}
+    assert best(node("a", FREE), node("b", FREE), needs=needs) == "b"
+    found = survey(FleetView(nodes=(node("a", FREE),), needs=needs), MODEL)
+    assert found.why_nowhere == "a: too large"
+
+
+def test_who_waits_longer_goes_first() -> None:
+    other = Model(id="o", vram_mb=20_000)
+    at = node("a", FULL, vllm("x"))
+    waits = {"o": Queued(since_s=900.0, nodes=frozenset("a"))}
+    models = (MODEL, other)
+    assert best(at, models=models, queued=waits) == "nowhere"
+    both = {**waits, "m": Queued(since_s=899.0, nodes=frozenset("a"))}
+    assert best(at, models=models, queued=both) == "a -x"
+    # not for a node that is none of its own, nor while it could not have the room either, nor where it comes up
+    elsewhere = {"o": Queued(since_s=900.0, nodes=frozenset("b"))}
+    assert best(at, models=models, queued=elsewhere) == "a -x"
+    pinned = Model(id="o", vram_mb=23_000, min_device_vram_mb=40_000)
+    assert best(at, models=(MODEL, pinned), queued=waits) == "a -x"
+    pair = at, node("b", FULL)
+    assert best(*pair, models=models, queued=waits, loads={("b", "o"): {0: 20_000}}) == "a -x"

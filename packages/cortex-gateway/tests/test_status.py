@@ -5,13 +5,15 @@ import pytest
 
 from cortex_core.node import DeviceHealth, Health, ModelActivity, ModelState
 from cortex_core.testing import make_device, make_discovery, make_state
-from cortex_gateway.fleet import FleetView, NodeView
+from cortex_gateway.fleet import FleetView, NodeView, Queued
 from cortex_gateway.status import (
     CatalogueStatus,
     DeviceStatus,
     LoadUnderWay,
     NodeCount,
+    Pin,
     Unservable,
+    Waiting,
     tell_fleet,
     tell_health,
 )
@@ -62,10 +64,20 @@ def test_the_fleet_is_told_in_full() -> None:
     view = FleetView(
         nodes=(node("a", make_state("m")), node("b", make_state("m"), up=False)),
         in_flight={("a", "m"): 3, ("b", "m"): 1},
-        loads=frozenset({("a", "n")}),
+        loads={("a", "n"): {}},
+        drained=frozenset("a"),
+        pins=frozenset({("*", "m"), ("a", "n")}),
+        held={"n": 2, "o": 1},
+        queued={"o": Queued(since_s=9.0)},
     )
     told = tell_fleet(view, [], 12.5)
     a, b = told.nodes
+    assert (a.drained, b.drained) == (True, False)
+    assert told.pins == [Pin(model="m"), Pin(model="n", node="a")]
+    assert told.waiting == [
+        Waiting(model="n", requests=2),
+        Waiting(model="o", requests=1, room_s=3.5),
+    ]
     assert (told.in_flight, told.loads) == (4, [LoadUnderWay(node="a", model="n")])
     assert (a.up, a.seen_s_ago, a.in_flight, a.host_ram_free_mb) == (True, 2.5, 3, 9)
     assert a.devices == [

@@ -11,6 +11,8 @@ from cortex_core.errors import UpstreamProtocolError
 from cortex_core.http.client import Client
 
 ASK_S = 10.0
+# Loads and drains are bounded by the gateway, which says so when they take too long.
+ORDER_S = 3600.0
 
 
 _READ = msgspec.json.Decoder(Fleet)
@@ -35,6 +37,11 @@ class Gateway:
     async def fleet_raw(self) -> bytes:
         """The fleet as JSON, everything that the gateway tells."""
         return bytes(await self._client.ask("GET", "/fleet", msgspec.Raw, timeout_s=ASK_S))
+
+    async def order_raw(self, path: str, body: object) -> bytes:
+        """Have something done, and return the answer as JSON when it is."""
+        answer = await self._client.ask("POST", path, msgspec.Raw, body, timeout_s=ORDER_S)
+        return bytes(answer)
 
     async def fleet(self) -> Fleet:
         """The fleet."""

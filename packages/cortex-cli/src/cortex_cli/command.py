@@ -19,6 +19,15 @@ from cortex_core.http.client import RefusedError
 COMMANDS = {
     "serve": "Run the gateway.",
     "status": "Show nodes, devices and models of a running gateway.",
+    "load": "Have a model loaded or woken.",
+    "unload": "Take a model down.",
+    "sleep": "Put a model to sleep.",
+    "wake": "Have a sleeping model serve again.",
+    "pin": "Keep a model from being evicted.",
+    "unpin": "Let a pinned model be evicted again.",
+    "drain": "Send a node nothing new.",
+    "undrain": "Use a drained node again.",
+    "plan": "Show where a model would come up, and who would make room.",
     "check": "Check a configuration file.",
     "up": "Try it out: gateway and neuron with a small model, on this machine.",
 }

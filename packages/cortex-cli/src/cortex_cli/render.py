@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A fleet as tables for a terminal. Pure."""
+"""A fleet, what was done to it, and what would be, as tables for a terminal. Pure."""
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from cortex_cli.view import Device, Fleet, Model, Node
+from cortex_cli.view import Device, DoneAnswer, Fleet, FleetPlan, Model, Node, NodePlan
 
 _GOOD, _PENDING, _BAD = "green", "yellow", "red"
 _COLOURS = {"up": _GOOD, "loaded": _GOOD, "down": _BAD, "failed": _BAD}
@@ -17,6 +17,36 @@ def render_fleet(fleet: Fleet) -> RenderableType:
     if not fleet.nodes:
         return Text("No nodes are configured: add [[neurons]] to cortex.toml.")
     return Group(_nodes(fleet), Text(), _models(fleet))
+
+
+def render_done(answer: DoneAnswer) -> RenderableType:
+    """What an order led to, place by place."""
+    if not answer.done:
+        return Text("It is nowhere; nothing had to be done.")
+    table = _table("model", "node", "status", "note")
+    for done in answer.done:
+        note = "it was already" if done.already else ""
+        table.add_row(done.model_id or UNKNOWN, done.node or "every", _coloured(done.status), note)
+    return table
+
+
+def render_plan(plan: FleetPlan) -> RenderableType:
+    """What the next request would lead to, and what each node could do."""
+    where = f" on {plan.chosen}" if plan.chosen else ""
+    table = _table("node", "fits", "would", "needs", "makes room", "why")
+    for node in plan.nodes:
+        fits = Text("yes", style=_GOOD) if node.fits else Text("no", style=_BAD)
+        table.add_row(node.node, fits, node.decision, _needs(node), _goes(node), node.reason)
+    head = Text(f"{plan.model_id}: {plan.decision}{where} ({plan.reason})")
+    return Group(head, Text(), table)
+
+
+def _needs(node: NodePlan) -> str:
+    return ", ".join(f"{mb} MiB" for mb in node.needed_mb.values()) or UNKNOWN
+
+
+def _goes(node: NodePlan) -> str:
+    return ", ".join(f"{model} ({how})" for model, how in node.would_displace.items()) or UNKNOWN
 
 
 def _nodes(fleet: Fleet) -> Table:
@@ -33,6 +63,8 @@ def _node_status(node: Node) -> Text:
     status = _coloured("up" if node.up else "down")
     if not node.up and node.seen_s_ago is not None:
         status.append(f" for {node.seen_s_ago:.0f} s", style="")
+    if node.drained:
+        status.append(", drained", style=_PENDING)
     return status
 
 

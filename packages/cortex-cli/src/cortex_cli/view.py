@@ -39,6 +39,7 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
     endpoint: str
     up: bool
     seen_s_ago: float | None = None
+    drained: bool = False
     devices: list[Device] = []
     models: list[Model] = []
 
@@ -48,3 +49,39 @@ class Fleet(msgspec.Struct, frozen=True, kw_only=True):
 
     nodes: list[Node]
     in_flight: int = 0
+
+
+class Done(msgspec.Struct, frozen=True, kw_only=True):
+    """What an order led to at one place. None: it is not about a model, or about every node."""
+
+    status: str
+    model_id: str | None = None
+    node: str | None = None
+    already: bool = False
+
+
+class DoneAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """Place by place; empty: there was nothing to do it to."""
+
+    done: list[Done]
+
+
+class NodePlan(msgspec.Struct, frozen=True, kw_only=True):
+    """What a request for a model would lead to on one node: `needed_mb` by device, `would_displace` model to how."""
+
+    node: str
+    fits: bool
+    decision: str
+    reason: str
+    needed_mb: dict[str, int] = {}
+    would_displace: dict[str, str] = {}
+
+
+class FleetPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """What the next request would lead to, and where; `chosen` None: nowhere now."""
+
+    model_id: str
+    decision: str
+    reason: str
+    chosen: str | None
+    nodes: list[NodePlan]

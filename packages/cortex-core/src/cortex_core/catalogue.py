@@ -1,10 +1,16 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What an operator declares in models.toml, and where each of it may run. Pure."""
 
+from fnmatch import fnmatchcase
+from functools import cached_property
+
 import msgspec
 
 from cortex_core.control import EngineSpec, ModelSpec
 from cortex_core.discovery import Device, Discovery
+
+# Of models that say nothing else, or that no catalogue names.
+DEFAULT_PRIORITY = 100
 
 
 class Model(EngineSpec, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -17,6 +23,7 @@ class Model(EngineSpec, frozen=True, kw_only=True, forbid_unknown_fields=True):
         min_device_vram_mb: what each of them must have in total; None: no floor.
         pinned_on: nodes; it may run only there, and is never evicted there. Empty: anywhere.
         source: scheme of the source its weights come from; None: the neuron's default.
+        priority: under the eviction strategy `priority` it displaces models of the same or a lower one only.
     """
 
     id: str
@@ -25,21 +32,33 @@ class Model(EngineSpec, frozen=True, kw_only=True, forbid_unknown_fields=True):
     min_device_vram_mb: int | None = None
     pinned_on: list[str] = []
     source: str | None = None
+    priority: int = DEFAULT_PRIORITY
+
+    @property
+    def uses_devices(self) -> bool:
+        """Whether it needs memory of a device. An echo engine needs none, and counts only as what it is said to."""
+        return self.harness != "echo" or self.vram_mb is not None
+
+    @property
+    def loaded_id(self) -> str:
+        """The id that a neuron loads it under."""
+        return f"{self.source}:{self.id}" if self.source else self.id
 
     def spec(self) -> ModelSpec:
         """What a neuron is asked to load."""
         fields = {name: getattr(self, name) for name in EngineSpec.__struct_fields__}
         if fields["tensor_parallel"] is None and self.min_devices > 1:
             fields["tensor_parallel"] = self.min_devices
-        return ModelSpec(model_id=f"{self.source}:{self.id}" if self.source else self.id, **fields)
+        return ModelSpec(model_id=self.loaded_id, **fields)
 
 
-class Catalogue(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Catalogue(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, dict=True):
     """The whole of models.toml.
 
     Attributes:
         models: what clients may ask for.
-        aliases: further names, each of a model id; they never chain.
+        aliases: further names, each of a model id; they never chain. A name with `*` is a pattern, for names that are
+            otherwise unknown; of several that fit, the longest counts, and of equally long ones the first.
     """
 
     models: list[Model] = []
@@ -56,14 +75,51 @@ class Catalogue(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
                 raise ValueError(f"`aliases` has '{alias}', which is the id of a model too")
             if target in self.aliases:
                 raise ValueError(f"the alias '{alias}' names '{target}', which is an alias itself")
+            if not alias.strip() or not target.strip():
+                raise ValueError(f"`aliases` has '{alias}' = '{target}'; neither may be empty")
+            if is_pattern(target):
+                raise ValueError(f"the alias '{alias}' names '{target}'; an alias names one model")
 
     def resolve(self, name: str) -> str:
-        """The concrete id that a client's name means."""
+        """The concrete id that a client's name means, patterns aside."""
         return self.aliases.get(name, name)
+
+    def match(self, name: str) -> str | None:
+        """The id that the patterns give to a name that nobody knows; None: none of them fits."""
+        fitting = [alias for alias in self.aliases if is_pattern(alias) and _fits(alias, name)]
+        return self.aliases[max(fitting, key=len)] if fitting else None
+
+    def with_default(self, model: str | None) -> "Catalogue":
+        """The same, where every other name means `model`, an id or an alias; None: as it is."""
+        if model is None:
+            return self
+        return msgspec.structs.replace(self, aliases={"*": self.resolve(model), **self.aliases})
 
     def find(self, model_id: str) -> Model | None:
         """The entry of a concrete id; None: not declared."""
-        return next((model for model in self.models if model.id == model_id), None)
+        return self._by_id.get(model_id)
+
+    def find_loaded(self, model_id: str) -> Model | None:
+        """The entry of a model that is resident under an id, with or without its source; None: not declared."""
+        return self._by_id.get(model_id) or self._by_sourced_id.get(model_id)
+
+    @cached_property
+    def _by_id(self) -> dict[str, Model]:
+        return {model.id: model for model in self.models}
+
+    @cached_property
+    def _by_sourced_id(self) -> dict[str, Model]:
+        return {model.loaded_id: model for model in self.models if model.source}
+
+
+def is_pattern(name: str) -> bool:
+    """Whether a name of the aliases stands for several: `*` is for any characters, or none."""
+    return "*" in name
+
+
+def _fits(pattern: str, name: str) -> bool:
+    # Only `*` means more than itself: ids may hold brackets.
+    return fnmatchcase(name, pattern.replace("[", "[[]").replace("?", "[?]"))
 
 
 def infeasible_reason(model: Model, node: str, found: Discovery) -> str | None:
@@ -77,7 +133,7 @@ def infeasible_reason(model: Model, node: str, found: Discovery) -> str | None:
         return (
             f"harness '{model.harness}' is not there, only {', '.join(found.harnesses) or 'none'}"
         )
-    if model.harness == "echo":  # an echo engine uses no device
+    if not model.uses_devices:
         return None
     return _too_small(model, found.devices)
 

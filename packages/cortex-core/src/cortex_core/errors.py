@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Which errors there are, whose fault each is, and how each dialect writes it.
+"""Which errors there are, whose fault each is, and how OpenAI's dialect writes it.
 
     CortexError                          code, status, retry_after_s, and facts as fields
     ├── ClientError                      the caller must change something; a retry will not help
@@ -22,6 +22,7 @@
     │   ├── RequestTooLargeError         413 request_too_large
     │   ├── UnsupportedMediaTypeError    415 unsupported_media_type
     │   ├── WrongModalityError           422 wrong_modality
+    │   ├── WebSocketRefusedError        426 websocket_not_supported
     │   ├── LoadRefusedError             422 a kind of its own, told before any device memory is touched
     │   └── InsufficientQuotaError       429 insufficient_quota
     ├── BusyError                        nothing is wrong, later will do; always has retry_after_s
@@ -29,6 +30,7 @@
     │   ├── RateLimitExceededError       429 rate_limit_exceeded
     │   ├── NoHealthyNodeError           503 no_healthy_node
     │   ├── ModelLoadingError            503 model_loading
+    │   ├── ModelNotLoadedError          503 model_loading
     │   ├── ModelRecoveringError         503 model_recovering
     │   ├── WaitTimeoutError             503 wait_timeout
     │   ├── InsufficientVramError        503 insufficient_vram
@@ -52,18 +54,6 @@ from typing import ClassVar
 import msgspec
 
 _ENCODE = msgspec.json.Encoder()
-
-# Anthropic's name for each status; 503 becomes its 529. https://docs.anthropic.com/en/api/errors
-_ANTHROPIC_TYPES = {
-    401: "authentication_error",
-    403: "permission_error",
-    404: "not_found_error",
-    413: "request_too_large",
-    429: "rate_limit_error",
-    503: "overloaded_error",
-    504: "timeout_error",
-}
-ANTHROPIC_OVERLOADED = 529
 
 
 class CortexError(Exception):
@@ -249,6 +239,16 @@ class UnsupportedMediaTypeError(ClientError):
     says = "The content type '{content_type}' is not taken here; send application/json."
 
 
+class WebSocketRefusedError(ClientError):
+    """A WebSocket handshake. Clients of OpenAI's Responses go on with POST when they are told 426."""
+
+    code = "websocket_not_supported"
+    status = 426
+    says = (
+        "{path} is not served over a WebSocket; send a POST, with `stream` for events as they come."
+    )
+
+
 class WrongModalityError(ClientError):
     """The model is there, and does something else: an embedder that is asked to chat."""
 
@@ -320,6 +320,13 @@ class ModelLoadingError(BusyError):
 
     code = "model_loading"
     says = "The model '{model}' is loading on {node}."
+
+
+class ModelNotLoadedError(BusyError):
+    """The model is not up, and the request is of a kind that does not bring it up."""
+
+    code = "model_loading"
+    says = "The model '{model}' is not loaded, and counting tokens does not load it. A message to it does."
 
 
 class ModelRecoveringError(BusyError):
@@ -413,40 +420,43 @@ class OperatorError(CortexError):
     says = "{message}"
 
 
+def _collect(kind: type[CortexError]) -> dict[str, int]:
+    found = {kind.code: kind.status}
+    for child in kind.__subclasses__():
+        found |= _collect(child)
+    return found
+
+
+_STATUS_OF = _collect(CortexError)
+
+
+def status_of(code: object) -> int | None:
+    """The status that goes with an error's code, where only that is told; None: the code is not known.
+
+    Some servers say the status itself.
+    """
+    if isinstance(code, str):
+        return _STATUS_OF.get(code)
+    is_status = isinstance(code, int) and not isinstance(code, bool) and 400 <= code < 600
+    return code if is_status and isinstance(code, int) else None
+
+
 def write_openai(error: CortexError) -> bytes:
     """The error as OpenAI's envelope: `{"error": {"message", "type", "code", "param", …facts}}`."""
     body = {**error.facts, **_openai_fields(error)}
     return _ENCODE.encode({"error": body})
 
 
-def write_anthropic(error: CortexError, request_id: str) -> bytes:
-    """The error as Anthropic's envelope; the code rides along as `error.code`."""
-    kind = anthropic_kind(error.status)
-    body = {**error.facts, "type": kind, "message": error.message, "code": _code(error)}
-    return _ENCODE.encode({"type": "error", "error": body, "request_id": request_id})
-
-
-def anthropic_kind(status: int) -> str:
-    """Anthropic's `error.type` for an HTTP status of OpenAI's dialect."""
-    other = "invalid_request_error" if status < 500 else "api_error"
-    return _ANTHROPIC_TYPES.get(status, other)
-
-
-def anthropic_status(status: int) -> int:
-    """Anthropic's HTTP status for one of OpenAI's dialect."""
-    return ANTHROPIC_OVERLOADED if status == 503 else status
-
-
 def _openai_fields(error: CortexError) -> dict[str, object]:
     return {
         "message": error.message,
         "type": error.kind,
-        "code": _code(error),
+        "code": code_of(error),
         "param": error.param,
     }
 
 
-def _code(error: CortexError) -> str:
+def code_of(error: CortexError) -> str:
     """A refused load has a code per kind, so that a gateway can tell them apart."""
     if isinstance(error, LoadRefusedError):
         return str(error.facts.get("load_kind", error.code))

@@ -280,3 +280,21 @@ async def test_work_ends_its_finally_blocks_before_the_request_is_over() -> None
     leave.set()
     await request
     assert steps == ["freed", "ended"]
+
+
+async def test_a_websocket_is_told_to_send_a_post_instead() -> None:
+    handshake = (
+        b"GET /v1/responses HTTP/1.1\r\nhost: x\r\nconnection: Upgrade\r\nupgrade: websocket\r\n"
+        b"sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+        b"x-request-id: r7\r\n\r\n"
+    )
+    async with serving(Front(daemon="gateway", hot={}, routes=[])) as endpoint:
+        host, _, port = endpoint.removeprefix("http://").partition(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(handshake)
+        head = await reader.readuntil(b"\r\n\r\n")
+        body = await reader.read(1024)
+        writer.close()
+    assert head.startswith(b"HTTP/1.1 426 ")
+    assert b"x-request-id: r7" in head.lower()
+    assert b'"code":"websocket_not_supported"' in body

@@ -14,6 +14,8 @@ def test_credentials_and_what_is_ours_stay_behind() -> None:
         (b"content-length", b"3"),
         (b"x-cortex-usage", b"1"),
         (b"accept-encoding", b"gzip"),
+        (b"anthropic-version", b"2026-10-21"),
+        (b"anthropic-beta", b"b"),
         (b"traceparent", b"t"),
         (b"x-include-thinking", b"1"),
         (b"content-type", b"application/json"),

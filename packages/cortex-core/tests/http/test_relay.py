@@ -6,10 +6,10 @@ import asyncio
 import pytest
 
 from cortex_core.errors import UpstreamConnectionError, UpstreamProtocolError
-from cortex_core.http.client import Client
+from cortex_core.http.client import Client, RefusedError
 from cortex_core.http.exchange import Exchange
 from cortex_core.http.front import Front
-from cortex_core.http.relay import Verbatim, VerbatimResponses, relay
+from cortex_core.http.relay import Verbatim, VerbatimResponses, relay, retell
 from cortex_core.testing import Scripted, collect, serving
 
 SSE = [(b"content-type", b"text/event-stream")]
@@ -182,3 +182,37 @@ def test_responses_without_their_last_event_are_broken_and_say_so(rest: bytes) -
         assert (b'"sequence_number":2}' if DELTA in rest else b'"sequence_number":1}') in out
         assert b'"type":"error","code":"upstream_protocol_error"' in out
         assert b"[DONE]" not in out
+
+
+async def test_a_client_that_has_its_headers_gets_the_rest_of_the_stream() -> None:
+    upstream = Scripted(lambda n: (200, SSE, [ONE, DONE]))
+    async with serving(upstream) as endpoint:
+        client = Client(endpoint)
+
+        async def handler(exchange: Exchange, body: bytes) -> None:
+            await exchange.start(200, SSE)
+            await exchange.write(b": held\n\n")
+            async with client.open("POST", "/v1/x", body=body) as reply:
+                await relay(exchange, reply, Verbatim("the node"), [])
+
+        front = Front(daemon="gateway", hot={"/v1/x": handler}, routes=[])
+        got = await collect(front, "POST", "/v1/x")
+        await client.close()
+    assert (got.status, got.body) == (200, b": held\n\n" + ONE + DONE)
+    assert [message["type"] for message in got.messages].count("http.response.start") == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "code", "message"),
+    [
+        (400, b'{"error": {"code": "context_length_exceeded", "message": "{a}"}}', "context_length_exceeded", "{a}"),
+        (503, b'{"error": {"code": "shutting_down", "message": "bye"}}', "shutting_down", "bye"),
+        (422, b'{"error": {"code": "odd", "message": "no"}}', "invalid_request_body", "The request body does not fit: no."),
+        (500, b"page", "upstream_protocol_error", "the node answered something that cannot be understood: 500: page."),
+    ],
+)  # fmt: skip
+def test_a_refusal_is_retold_with_its_code_and_words(
+    status: int, body: bytes, code: str, message: str
+) -> None:
+    error = retell(RefusedError(status, body))
+    assert (error.code, error.message) == (code, message)

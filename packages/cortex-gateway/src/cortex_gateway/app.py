@@ -14,12 +14,15 @@ from cortex_core.http.headers import Headers
 from cortex_gateway.config import Config, NeuronSettings
 from cortex_gateway.dialects import build_dialects
 from cortex_gateway.dispatcher import Dispatcher
+from cortex_gateway.displacer import Displacer
 from cortex_gateway.endpoints.inference import Inference
 from cortex_gateway.endpoints.models import Models
 from cortex_gateway.endpoints.operations import Operations
+from cortex_gateway.eviction import Displace, find_idle
 from cortex_gateway.fleet import Fleet
 from cortex_gateway.loader import Loader
 from cortex_gateway.metrics import Metrics
+from cortex_gateway.operator import Operator
 from cortex_gateway.poller import Poller
 from cortex_gateway.status import CatalogueStatus
 
@@ -27,6 +30,8 @@ log = logs.get(__name__)
 
 # What answers need to end in their error once they were cut.
 CUT_S = 2.0
+# How often, in its idle time, a model is looked at.
+IDLE_LOOKS = 10
 
 
 class Gateway:
@@ -46,6 +51,9 @@ class Gateway:
         tasks: asyncio.TaskGroup,
     ) -> None:
         settings = config.gateway
+        catalogue = catalogue.with_default(config.default_model)
+        self._catalogue = catalogue
+        self._rules = config.eviction
         self.fleet = Fleet(
             [(neuron.name, neuron.endpoint) for neuron in config.neurons], misses=config.poll.misses
         )
@@ -54,13 +62,37 @@ class Gateway:
         }
         metrics = Metrics(self.fleet)
         self.poller = Poller(self.fleet, self._clients, config.poll, on_lost=self._lose)
-        self._loader = Loader(self.fleet, self._clients, self.poller, tasks, metrics.note_load)
+        self._displacer = Displacer(
+            self.fleet,
+            self._clients,
+            self.poller,
+            config.eviction.drain_s,
+            metrics.note_eviction,
+        )
+        self._loader = Loader(
+            fleet=self.fleet,
+            catalogue=catalogue,
+            clients=self._clients,
+            poller=self.poller,
+            displacer=self._displacer,
+            rules=config.eviction,
+            tasks=tasks,
+            on_up=metrics.note_up,
+        )
         dispatcher = Dispatcher(self.fleet, catalogue, self._loader, config)
         dialects = build_dialects(config.hygiene_rules)
         self._inference = Inference(
             self.fleet, dispatcher, self._clients, metrics, config, dialects
         )
-        operations = Operations(self.fleet, found, metrics)
+        operator = Operator(
+            self.fleet,
+            catalogue,
+            self._loader,
+            self._displacer,
+            config.eviction,
+            config.loading.load_wait_s,
+        )
+        operations = Operations(self.fleet, found, metrics, operator)
         models = Models(self.fleet, catalogue, created=int(time.time()))
         self.front = Front(
             daemon="gateway",
@@ -85,6 +117,14 @@ class Gateway:
             self._inference.cut()
             await self.front.drained(CUT_S)
 
+    async def run_idle(self) -> None:
+        """Move models down that nobody has asked for in `idle_ttl_s`, until cancelled."""
+
+        def find() -> list[Displace]:
+            return find_idle(self.fleet.view(), self._catalogue, self._rules, time.monotonic())
+
+        await self._displacer.run_idle(find, self._rules.idle_ttl_s / IDLE_LOOKS)
+
     async def close_clients(self) -> None:
         """Close every connection to the nodes."""
         for client in self._clients.values():
@@ -107,11 +147,14 @@ async def open_gateway(
         gateway = Gateway(config, catalogue, found, tasks)
         try:
             await gateway.poller.poll_all()
-            polling = tasks.create_task(gateway.poller.run())
+            running = [tasks.create_task(gateway.poller.run())]
+            if config.eviction.idle_ttl_s:
+                running.append(tasks.create_task(gateway.run_idle()))
             try:
                 yield gateway
             finally:
-                polling.cancel()
+                for task in running:
+                    task.cancel()
         finally:
             gateway.close_loader()
             await gateway.close_clients()

@@ -10,11 +10,13 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from cortex_core.catalogue import is_pattern
 from cortex_core.wire import GATEWAY_PORT, METRICS_PORT
 from cortex_gateway.dialects.prefix_hygiene import ALL_RULES
 from cortex_gateway.routing import POLICIES
 
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
+SecondsOrZero = Annotated[float, msgspec.Meta(ge=0)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
 
 _ADDRESS = re.compile(r"unix:/.+|(?:\[[0-9a-fA-F:.]+\]|[^\s:/\[\]]+):(\d{1,5})")
@@ -60,10 +62,35 @@ class LoadingSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     """`[loading]`: requests for models that are not up.
 
     Attributes:
+        commit_after_s: seconds after which a held client of a stream gets its headers, so that it does not give up. A
+            failure after that is told in the stream, and no more by the status.
+        keepalive_s: seconds between the signs of life that it gets then, with how far the load is.
         load_wait_s: seconds that a request is held while its model comes up.
     """
 
+    commit_after_s: SecondsOrZero = 3.0
+    keepalive_s: Seconds = 5.0
     load_wait_s: Seconds = 600.0
+
+
+class EvictionSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[eviction]`: how models make room for others. A model goes to sleep where it can, else it is unloaded.
+
+    Attributes:
+        strategy: who goes first: `lru`, who was not used for longest; `priority`, who has the lowest priority in the
+            catalogue, and never for one of a lower.
+        min_residency_s: seconds that a model which came up stays, while others want its room.
+        idle_ttl_s: seconds without a request after which a model that nothing pins goes, though nobody wants its
+            room; 0: never.
+        drain_s: seconds that a model's running requests have to end, before it makes room.
+        max_wait_s: seconds that a request waits for room.
+    """
+
+    strategy: Literal["lru", "priority"] = "lru"
+    min_residency_s: SecondsOrZero = 30.0
+    idle_ttl_s: SecondsOrZero = 0.0
+    drain_s: Seconds = 60.0
+    max_wait_s: Seconds = 300.0
 
 
 class PollSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -113,15 +140,17 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     Attributes:
         gateway: where it listens, and what it allows a request.
         loading: requests for models that are not up.
+        eviction: how models make room for others.
         poll: how the neurons are watched.
         neurons: the nodes of the fleet; none is allowed.
         models_config: path of the catalogue, from the folder of this file; it need not be there.
         prefix_hygiene: rule to whether it is in force; those not named are. Rules: `claude_code_billing_header`.
-        default_model: what a request that names no model asks for; None: it is refused.
+        default_model: what a request asks for that names no model, or one that nobody knows; None: it is refused.
     """
 
     gateway: GatewaySettings = GatewaySettings()
     loading: LoadingSettings = LoadingSettings()
+    eviction: EvictionSettings = EvictionSettings()
     poll: PollSettings = PollSettings()
     neurons: list[NeuronSettings] = []
     models_config: str = "models.toml"
@@ -134,6 +163,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         if unknown is not None:
             known = ", ".join(sorted(ALL_RULES))
             raise ValueError(f"`prefix_hygiene` has '{unknown}', which is none of {known}")
+        if self.default_model is not None and (
+            not self.default_model.strip() or is_pattern(self.default_model)
+        ):
+            raise ValueError(f"`default_model` is '{self.default_model}', which names no model")
         names = [neuron.name for neuron in self.neurons]
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:

@@ -3,12 +3,12 @@
 
 import msgspec
 
-from cortex_core.catalogue import Catalogue, Model
+from cortex_core.catalogue import Catalogue, Model, is_pattern
 from cortex_core.node import ModelState, ModelStatus
 from cortex_core.openai import Location, ModelEntry
+from cortex_gateway.declared import find_entry, names_of
 from cortex_gateway.fleet import FleetView, NodeView, Resident, is_ready
 from cortex_gateway.placement import survey
-from cortex_gateway.routing.plan import find_entry, names_of
 
 OWNER = "helexa"
 
@@ -16,7 +16,7 @@ OWNER = "helexa"
 def list_models(view: FleetView, catalogue: Catalogue, created: int) -> list[ModelEntry]:
     """Every model that the catalogue declares or a node that is up has, then the aliases of those.
 
-    `created` is Unix seconds. An alias whose model is nowhere is left out.
+    `created` is Unix seconds. An alias whose model is nowhere is left out, and so are patterns.
     """
     entries = [_declared(view, model, created) for model in catalogue.models]
     entries += [_undeclared(view, model_id, created) for model_id in _strangers(view, catalogue)]
@@ -24,7 +24,7 @@ def list_models(view: FleetView, catalogue: Catalogue, created: int) -> list[Mod
     aliases = [
         msgspec.structs.replace(by_id[target], id=alias, alias_of=target)
         for alias, target in catalogue.aliases.items()
-        if target in by_id
+        if target in by_id and not is_pattern(alias)
     ]
     return entries + aliases
 

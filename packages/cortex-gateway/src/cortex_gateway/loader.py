@@ -1,17 +1,27 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Has models loaded, once however many ask, and holds those who wait for one.
+"""Has models loaded and woken, once however many ask, and holds those who wait for one.
 
 The neuron owns the answer to "is it loaded": it is asked to have the model loaded, whatever it has now. A waiter that
-leaves does not end a load; a failure is told to everyone who waits, and the next request tries anew.
+leaves does not end a load; a failure is told to everyone who waits, and the next request tries anew. Where others have
+to make room, who they are is asked again after each step.
 """
 
 import asyncio
 import time
 from collections.abc import Callable, Coroutine, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from cortex_core import logs
-from cortex_core.control import LoadAnswer, LoadRequest
+from cortex_core.catalogue import Catalogue
+from cortex_core.control import (
+    LoadAnswer,
+    LoadRequest,
+    ModelSpec,
+    MoveAnswer,
+    MoveRequest,
+    PlanAnswer,
+    PlanRequest,
+)
 from cortex_core.errors import (
     BusyError,
     CortexError,
@@ -27,9 +37,14 @@ from cortex_core.errors import (
 )
 from cortex_core.http.client import Client, RefusedError
 from cortex_core.node import ModelStatus
-from cortex_gateway.fleet import Fleet, Place
+from cortex_gateway.config import EvictionSettings
+from cortex_gateway.declared import find_entry
+from cortex_gateway.displacer import Displacer
+from cortex_gateway.eviction import Blocked, Room
+from cortex_gateway.fleet import Fleet, Needs, Place
+from cortex_gateway.placement import room_at
 from cortex_gateway.poller import Poller
-from cortex_gateway.routing.plan import Load, Wait
+from cortex_gateway.routing.plan import Load, Queue, Wait, Wake
 
 log = logs.get(__name__)
 
@@ -37,13 +52,29 @@ log = logs.get(__name__)
 LOAD_S = 3600.0
 # How soon the end of a load that somebody else asked for is noticed.
 WATCH_S = 0.25
+# The node of a queue, which is for none.
+NOWHERE = ""
 _PASSING = (ModelStatus.LOADING, ModelStatus.UNLOADING)
 
-OnLoaded = Callable[[str, str, float], None]
+# How soon room that others had is noticed.
+ROOM_S = 0.05
+# What a neuron needs to say how large a model is, from its files or what it measured.
+PLAN_S = 15.0
+# Kinds of refusal that this node will always give, where another might not.
+_NEVER = frozenset(
+    {"tp_infeasible", "insufficient_vram", "multi_host_unsupported", "unknown_harness"}
+)
+
+
+class OnUp(Protocol):
+    """Told of each model that came up: how, and how long it took."""
+
+    def __call__(self, model: str, node: str, seconds: float, *, woken: bool) -> None:
+        """It serves now."""
 
 
 class _Flight:
-    """One load, or somebody else's load that is watched, and how it ended."""
+    """One load or wake, or something else that is watched, and how it ended."""
 
     def __init__(self, *, is_ours: bool) -> None:
         self.is_ours = is_ours
@@ -53,52 +84,74 @@ class _Flight:
 
 
 class Loader:
-    """Carries out Load and Wait.
+    """Carries out Load, Wake, Wait and Queue.
 
     Args:
         fleet: told which loads are under way.
+        catalogue: what is declared.
         clients: one per node.
         poller: looks at a node at once after its load, so that the next plan sees the model.
+        displacer: carries out who has to make room.
+        rules: how models make room for others.
         tasks: where loads run.
-        on_loaded: told model, node and seconds of each load that was done.
+        on_up: told of each model that came up.
     """
 
     def __init__(
         self,
+        *,
         fleet: Fleet,
+        catalogue: Catalogue,
         clients: Mapping[str, Client],
         poller: Poller,
+        displacer: Displacer,
+        rules: EvictionSettings,
         tasks: asyncio.TaskGroup,
-        on_loaded: OnLoaded,
+        on_up: OnUp,
     ) -> None:
         self._fleet = fleet
+        self._catalogue = catalogue
         self._clients = clients
         self._poller = poller
+        self._displacer = displacer
+        self._rules = rules
         self._tasks = tasks
-        self._on_loaded = on_loaded
+        self._on_up = on_up
         self._flights: dict[Place, _Flight] = {}
         self._closed = False
 
-    async def load(self, load: Load, deadline_s: float) -> None:
-        """Return when the model is loaded, by whomever.
+    async def bring_up(self, wanted: Load | Wake, deadline_s: float) -> None:
+        """Return when the model is up, by whomever, or when another look is worth while.
 
         Args:
-            load: what and where.
+            wanted: what and where.
             deadline_s: monotonic seconds.
 
         Raises:
             LoadFailedError: it failed for good.
             BusyError: it did not come up, and may do so later; or the deadline has passed; or the gateway stops.
         """
-        place = (load.node, load.spec.model_id)
-        flight = self._join(place, lambda: self._load(load), is_ours=True)
-        await self._wait(flight, place, load.model, deadline_s)
+        flight = self._join(wanted.place, lambda: self._bring_up(wanted), ours=wanted)
+        await self._wait(
+            flight, deadline_s, lambda: self._still_loading(wanted.place, wanted.model)
+        )
 
     async def wait(self, wait: Wait, deadline_s: float) -> None:
-        """Return when the model's state has changed. Raises as `load`."""
+        """Return when the model's state has changed. Raises as `bring_up`."""
         place = (wait.node, wait.model_id)
-        flight = self._join(place, lambda: self._watch(place), is_ours=False)
-        await self._wait(flight, place, wait.model, deadline_s)
+        flight = self._join(place, lambda: self._watch(place))
+        await self._wait(flight, deadline_s, lambda: self._still_loading(place, wait.model))
+
+    async def queue(self, queue: Queue, deadline_s: float, still_waits: Callable[[], bool]) -> None:
+        """Return when `still_waits` says no; it is asked often, once for all who wait for the model.
+
+        Raises:
+            InsufficientVramError: the deadline has passed.
+            ShuttingDownError: the gateway stops.
+        """
+        flight = self._join((NOWHERE, queue.model), lambda: _until_over(still_waits))
+        error = InsufficientVramError(model=queue.model, reason=queue.reason)
+        await self._wait(flight, deadline_s, lambda: error)
 
     def lose(self, node: str) -> None:
         """The node is down: everyone who waits for a load there is told."""
@@ -112,24 +165,30 @@ class Loader:
             self._abandon(place, ShuttingDownError(daemon="gateway"))
 
     def _join(
-        self, place: Place, work: Callable[[], Coroutine[Any, Any, None]], *, is_ours: bool
+        self,
+        place: Place,
+        work: Callable[[], Coroutine[Any, Any, None]],
+        ours: Load | Wake | None = None,
     ) -> _Flight:
         if self._closed:
             raise ShuttingDownError(daemon="gateway")
         flight = self._flights.get(place)
         if flight is None:
-            flight = self._flights[place] = _Flight(is_ours=is_ours)
-            if is_ours:  # now, not when the task first runs: others plan in between
-                self._fleet.note_load_begun(place)
+            flight = self._flights[place] = _Flight(is_ours=ours is not None)
+            if ours is not None:  # now, not when the task first runs: others plan in between
+                self._fleet.note_load_begun(place, ours.claims_mb)
+                self._fleet.note_leaving(place, [who.place for who in ours.displaces])
             flight.task = self._tasks.create_task(self._fly(place, flight, work()))
         return flight
 
-    async def _wait(self, flight: _Flight, place: Place, model: str, deadline_s: float) -> None:
+    async def _wait(
+        self, flight: _Flight, deadline_s: float, late: Callable[[], CortexError]
+    ) -> None:
         try:
             async with asyncio.timeout(deadline_s - time.monotonic()):
                 await flight.ended.wait()
         except TimeoutError:
-            raise self._still_loading(place, model) from None
+            raise late() from None
         if flight.error is not None:
             raise flight.error
 
@@ -160,39 +219,92 @@ class Loader:
         if flight.task:
             flight.task.cancel()
 
-    async def _load(self, load: Load) -> None:
-        began_s = time.monotonic()
+    async def _bring_up(self, wanted: Load | Wake) -> None:
         try:
-            answer = await self._ask(load)
+            if not await self._ensure_room(wanted):
+                return
+            began_s = time.monotonic()
+            already = await self._ask(wanted)
         except CortexError as error:
-            log.warning("load failed", model=load.model, node=load.node, reason=error.message)
-            await self._poller.poll(load.node)
+            log.warning("load failed", model=wanted.model, node=wanted.node, reason=error.message)
+            await self._poller.poll(wanted.node)
             raise
         # before those who wait are woken, so that their plan finds it
-        await self._poller.poll(load.node)
-        if not answer.already:
-            load_s = time.monotonic() - began_s
-            log.info(
-                "model loaded",
-                model=load.model,
-                node=load.node,
-                reason=load.reason,
-                load_s=round(load_s, 3),
-            )
-            self._on_loaded(load.model, load.node, load_s)
+        await self._poller.poll(wanted.node)
+        if not already:
+            self._note_up(wanted, time.monotonic() - began_s)
 
-    async def _ask(self, load: Load) -> LoadAnswer:
-        spec = load.spec
-        fields = {name: getattr(spec, name) for name in spec.__struct_fields__}
+    def _note_up(self, wanted: Load | Wake, took_s: float) -> None:
+        log.info(
+            "model is up",
+            model=wanted.model,
+            node=wanted.node,
+            decision="wake" if isinstance(wanted, Wake) else "load",
+            reason=wanted.reason,
+            load_s=round(took_s, 3),
+        )
+        self._on_up(wanted.model, wanted.node, took_s, woken=isinstance(wanted, Wake))
+
+    async def _ensure_room(self, wanted: Load | Wake) -> bool:
+        """Have those displaced who have to go; False: it cannot be here now, so that another look is worth while."""
+        if isinstance(wanted, Load):
+            await self._ensure_needs(wanted)
+        for _ in range(len(self._fleet.node(wanted.node).models) * 2 + 1):
+            room = self._find_room(wanted)
+            if not isinstance(room, Room):
+                log.info("no room", model=wanted.model, node=wanted.node, reason=room.reason)
+                await asyncio.sleep(ROOM_S)  # who looks again and again does so no faster than this
+                return False
+            self._fleet.note_load_begun(wanted.place, room.claims_mb)
+            self._fleet.note_leaving(wanted.place, [who.place for who in room.displaces])
+            if not room.displaces:
+                return True
+            await self._displacer.displace(room.displaces[0], wanted.model)
+        raise InsufficientVramError(
+            model=wanted.model, reason=f"{wanted.node}: memory was not freed as it should be"
+        )
+
+    def _find_room(self, wanted: Load | Wake) -> Room | Blocked:
+        view, now_s = self._fleet.view(), time.monotonic()
+        node = view.node(wanted.node)
+        if isinstance(wanted, Load) and wanted.place in view.needs:
+            never = view.needs[wanted.place].never
+            if never is not None:
+                return Blocked(by="pinned", reason=never)
+        return room_at(view, self._catalogue, node, wanted.place[1], self._rules, now_s)
+
+    async def _ensure_needs(self, load: Load) -> None:
+        """Ask the neuron, once, what the model would take there: nobody knows better."""
+        entry = find_entry(self._catalogue, load.model)
+        if entry is None or not entry.uses_devices or load.place in self._fleet.view().needs:
+            return
+        wanted = PlanRequest(vram_mb=entry.vram_mb, **_fields(load.spec))
         client = self._clients[load.node]
         try:
-            return await client.ask(
-                "POST", "/models/load", LoadAnswer, LoadRequest(**fields), timeout_s=LOAD_S
-            )
+            answer = await client.ask("POST", "/models/plan", PlanAnswer, wanted, timeout_s=PLAN_S)
+        except (RefusedError, CortexError):  # the load will tell what is the matter
+            answer = PlanAnswer(model_id=load.spec.model_id, fits=True)
+        self._fleet.note_needs(load.place, read_needs(answer))
+
+    async def _ask(self, wanted: Load | Wake) -> bool:
+        """Whether it was up already."""
+        client = self._clients[wanted.node]
+        try:
+            if isinstance(wanted, Wake):
+                order = MoveRequest(model_id=wanted.model_id)
+                woken = await client.ask(
+                    "POST", "/models/wake", MoveAnswer, order, timeout_s=LOAD_S
+                )
+                return woken.already
+            body = LoadRequest(**_fields(wanted.spec))
+            loaded = await client.ask("POST", "/models/load", LoadAnswer, body, timeout_s=LOAD_S)
+            return loaded.already
         except RefusedError as refused:
-            raise _read_refusal(load, refused) from None
+            if refused.code == "insufficient_vram":  # what it said of its needs was too little
+                self._fleet.forget_needs(wanted.place)
+            raise _read_refusal(wanted, refused) from None
         except (UpstreamConnectionError, UpstreamTimeoutError) as error:
-            raise _lost((load.node, load.model), error.message) from None
+            raise _lost(wanted.place, error.message) from None
 
     async def _watch(self, place: Place) -> None:
         node, model_id = place
@@ -222,7 +334,25 @@ def _lost(place: Place, reason: str) -> NoHealthyNodeError:
     )
 
 
-def _read_refusal(load: Load, refused: RefusedError) -> BusyError | FleetError:
+async def _until_over(still_waits: Callable[[], bool]) -> None:
+    while still_waits():  # noqa: ASYNC110 - it is many things that may end it, and the fleet wakes nobody
+        await asyncio.sleep(ROOM_S)
+
+
+def read_needs(answer: PlanAnswer) -> Needs:
+    """What a neuron's plan says of a model's size there."""
+    if answer.kind in _NEVER:
+        return Needs(never=answer.reason or answer.kind)
+    if answer.source == "none":
+        return Needs()
+    return Needs(devices_mb={device.index: device.needed_mb for device in answer.devices})
+
+
+def _fields(spec: ModelSpec) -> dict[str, Any]:
+    return {name: getattr(spec, name) for name in spec.__struct_fields__}
+
+
+def _read_refusal(load: Load | Wake, refused: RefusedError) -> BusyError | FleetError:
     """A neuron's refusal to load, as the client is told of it: what may pass is 503, what will not is 502."""
     if refused.code == "insufficient_vram":
         return InsufficientVramError(model=load.model, reason=f"{load.node}: {refused.message}")

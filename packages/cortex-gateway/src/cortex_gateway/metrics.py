@@ -53,6 +53,9 @@ TABLE = (
     Row("cortex_completion_tokens_total", "counter", "Tokens of answers; where a node reports none, stream events with content", _PLACE),
     Row("cortex_cold_starts_total", "counter", "Loads that the gateway asked for and that were done", _PLACE),
     Row("cortex_load_seconds", "histogram", "How long those loads took", _PLACE, _LOAD_S),
+    Row("cortex_wakes_total", "counter", "Wakes of sleeping models that the gateway asked for and that were done", _PLACE),
+    Row("cortex_wake_seconds", "histogram", "How long those wakes took", _PLACE, _LOAD_S),
+    Row("cortex_evictions_total", "counter", "Models that were put to sleep or unloaded to make room, or because nobody asked for them", _PLACE),
     Row("cortex_rejections_total", "counter", "Requests refused before they were sent to a node, by error code", ("code",)),
     Row("cortex_prefix_hygiene_total", "counter", "Requests that a rule of [prefix_hygiene] took something out of", ("rule",)),
     Row("cortex_overhead_seconds", "histogram", "The gateway's own part of a request, waiting for loads and nodes left out", (), _OVERHEAD_S),
@@ -134,10 +137,19 @@ class Metrics:
         """A rule of prefix hygiene took something out of a prompt."""
         self._count("cortex_prefix_hygiene_total", (rule,))
 
-    def note_load(self, model: str, node: str, load_s: float) -> None:
-        """A load that we asked for is done."""
-        self._count("cortex_cold_starts_total", (model, node))
-        self._observe("cortex_load_seconds", (model, node), load_s)
+    def note_up(self, model: str, node: str, seconds: float, *, woken: bool) -> None:
+        """A load or wake that we asked for is done."""
+        count, took = (
+            ("cortex_wakes_total", "cortex_wake_seconds")
+            if woken
+            else ("cortex_cold_starts_total", "cortex_load_seconds")
+        )
+        self._count(count, (model, node))
+        self._observe(took, (model, node), seconds)
+
+    def note_eviction(self, model: str, node: str) -> None:
+        """A model was put to sleep or unloaded, not by an operator."""
+        self._count("cortex_evictions_total", (model, node))
 
     def note_overhead(self, overhead_s: float) -> None:
         """Our own part of one request."""

@@ -1,13 +1,19 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Where could a cold model run, and where does it best? Pure."""
+"""Where could a model that is not up run, and where does it best? Pure."""
 
 import msgspec
 
-from cortex_core.catalogue import Model, infeasible_reason
-from cortex_core.discovery import Device, Discovery
-from cortex_core.node import ModelStatus
+from cortex_core.catalogue import DEFAULT_PRIORITY, Catalogue, Model, infeasible_reason
+from cortex_core.discovery import Discovery
+from cortex_core.node import ModelState, ModelStatus
+from cortex_gateway.config import EvictionSettings
+from cortex_gateway.declared import find_entry, name_of, names_of
+from cortex_gateway.eviction import Blocked, Claimant, Room, find_room
 from cortex_gateway.fleet import FleetView, NodeView
+from cortex_gateway.memory import NOTHING, need_of, need_to_wake
 
+# It serves there, or is about to: it is not brought up a second time.
+_THERE = (ModelStatus.LOADED, ModelStatus.LOADING, ModelStatus.UNLOADING, ModelStatus.RECOVERING)
 _UNKNOWN = Discovery(hostname="", os="", kernel="")
 
 
@@ -16,7 +22,7 @@ class Survey(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         feasible: up, and it can run there.
-        absent: down, or not yet known, and it could or may run there: node to what is the matter.
+        absent: down, drained, or not yet known, and it could or may run there: node to what is the matter.
         infeasible: it can never run there: node to the arithmetic.
     """
 
@@ -38,75 +44,192 @@ def survey(view: FleetView, model: Model) -> Survey:
     absent: dict[str, str] = {}
     infeasible: dict[str, str] = {}
     for node in view.nodes:
-        if reason := _never(node, model):
+        if reason := _never(view, node, model):
             infeasible[node.name] = reason
-        elif missing := _missing(node):
+        elif missing := _missing(view, node):
             absent[node.name] = missing
         else:
             feasible.append(node)
     return Survey(feasible=tuple(feasible), absent=absent, infeasible=infeasible)
 
 
-def choose_node(view: FleetView, model: Model, among: tuple[NodeView, ...]) -> NodeView:
-    """The best of several feasible nodes, of which there is at least one.
+class Option(msgspec.Struct, frozen=True, kw_only=True):
+    """A node on which a model could come up.
 
-    1. One where it fits into what is free now.
-    2. One where its last engine did not fail.
-    3. The one with the fewest models, those on their way counted.
-    4. By name.
-
-    A node where it does not fit now is chosen where none is better: the neuron knows its memory, and refuses.
+    Attributes:
+        asleep: the model as it sleeps there; None: it would be loaded.
+        found: whether there is room for it.
     """
 
-    def rank(node: NodeView) -> tuple[bool, bool, int, str]:
-        coming = sum(1 for name, _ in view.loads if name == node.name)
-        return (
-            not fits_now(node, model),  # 1
-            failed_there(node, model),  # 2
-            len(node.models) + coming,  # 3
-            node.name,  # 4
+    node: NodeView
+    asleep: ModelState | None
+    found: Room | Blocked
+
+    @property
+    def is_free(self) -> bool:
+        """Whether nobody has to go."""
+        return isinstance(self.found, Room) and not self.found.displaces
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a model that is not up could come up: the best, and every node that has no room for it now."""
+
+    best: Option | None
+    blocked: dict[str, Blocked]
+
+
+def find_options(
+    view: FleetView,
+    catalogue: Catalogue,
+    model_id: str,
+    rules: EvictionSettings,
+    now_s: float,
+) -> Options:
+    """Look at each node on which a model sleeps, or could be loaded, and is not on its way already.
+
+    The best is, in this order:
+
+    1. One where nobody has to go, and it sleeps; then one where nobody has to go.
+    2. One where it sleeps, and others make room; then one where others make room.
+    3. One where its last engine did not fail.
+    4. One that an operator pinned it to.
+    5. The one where least is lost by making room, then the one with the fewest models, then by name.
+
+    A node is nobody's turn but the oldest's: who waits longer and could come up there goes first.
+    """
+    entry = find_entry(catalogue, model_id)
+    name = names_of(entry, model_id)[0]
+    options = [
+        Option(node=node, asleep=asleep, found=found)
+        for node, asleep in _places(view, entry, model_id)
+        for found in [room_at(view, catalogue, node, model_id, rules, now_s)]
+    ]
+    options = [_yielding(view, catalogue, name, option, rules, now_s) for option in options]
+    fitting = [option for option in options if isinstance(option.found, Room)]
+    return Options(
+        best=min(fitting, key=lambda each: _rank(view, entry, model_id, each), default=None),
+        blocked={o.node.name: o.found for o in options if isinstance(o.found, Blocked)}
+        | _leaving(view, names_of(entry, model_id)),
+    )
+
+
+def room_at(
+    view: FleetView,
+    catalogue: Catalogue,
+    node: NodeView,
+    model_id: str,
+    rules: EvictionSettings,
+    now_s: float,
+) -> Room | Blocked:
+    """Whether a model can come up on this node, and who makes room for it; it sleeps there, or is declared."""
+    entry = find_entry(catalogue, model_id)
+    names = names_of(entry, model_id)
+    state = next((s for s in node.models if s.id in names), None)
+    if state is not None and state.status == ModelStatus.SLEEPING:
+        need = need_to_wake(view, catalogue, node, state)
+    else:
+        need = need_of(view, node, entry) if entry else NOTHING
+    queued = view.queued.get(names[0])
+    claimant = Claimant(
+        place=(node.name, state.id if state else names[-1]),
+        need=need,
+        rank=entry.priority if entry else DEFAULT_PRIORITY,
+        since_s=queued.since_s if queued else now_s,
+    )
+    return find_room(view, catalogue, node, claimant, rules, now_s)
+
+
+def _places(
+    view: FleetView, entry: Model | None, model_id: str
+) -> list[tuple[NodeView, ModelState | None]]:
+    """Nodes where it sleeps, and those where it is not at all and could be."""
+    names = names_of(entry, model_id)
+    feasible = {node.name for node in survey(view, entry).feasible} if entry else set()
+    found: list[tuple[NodeView, ModelState | None]] = []
+    for node in view.nodes:
+        if not node.is_up or node.name in view.drained:
+            continue
+        state = next((state for state in node.models if state.id in names), None)
+        if state is not None and (node.name, state.id) in view.leaving:
+            continue
+        if state is not None and state.status == ModelStatus.SLEEPING:
+            found.append((node, state))
+        elif node.name in feasible and (state is None or state.status not in _THERE):
+            found.append((node, None))
+    return found
+
+
+def _leaving(view: FleetView, names: tuple[str, ...]) -> dict[str, Blocked]:
+    """Nodes that it is about to leave: for another, or because an operator wants it."""
+    whom = {at[0]: for_ for at, for_ in view.leaving.items() if at[1] in names}
+    return {
+        node: Blocked(
+            by="held",
+            reason=f"it makes room for {place[1]}" if place else "an operator has it moved",
         )
-
-    return min(among, key=rank)
-
-
-def fits_now(node: NodeView, model: Model) -> bool:
-    """Whether enough devices have a share of the model free.
-
-    A model of unknown size fits, and a device that does not tell what is free counts as empty: only what is known to
-    be too small is avoided.
-    """
-    if model.harness == "echo" or not model.vram_mb:
-        return True
-    share_mb = -(-model.vram_mb // model.min_devices)
-    devices = node.discovery.devices if node.discovery else []
-    room = [device for device in devices if _free_mb(node, device) >= share_mb]
-    return len(room) >= model.min_devices
+        for node, place in whom.items()
+    }
 
 
-def _free_mb(node: NodeView, device: Device) -> int:
-    for told in node.health.devices if node.health else []:
-        if told.index == device.index and told.vram_free_mb is not None:
-            return told.vram_free_mb
-    return device.vram_total_mb
+def _yielding(
+    view: FleetView,
+    catalogue: Catalogue,
+    name: str,
+    option: Option,
+    rules: EvictionSettings,
+    now_s: float,
+) -> Option:
+    """The same, but blocked where others would have to go, and somebody who waits longer could come up there."""
+    if option.is_free or isinstance(option.found, Blocked):
+        return option
+    own = view.queued.get(name)
+    for model, queued in view.queued.items():
+        is_before = own is None or (queued.since_s, model) < (own.since_s, name)
+        if model == name or not is_before or option.node.name not in queued.nodes:
+            continue
+        if any(name_of(catalogue, place[1]) == model for place in view.loads):  # it has its turn
+            continue
+        if isinstance(room_at(view, catalogue, option.node, model, rules, now_s), Room):
+            blocked = Blocked(by="held", reason=f"{model} waits longer for that room")
+            return msgspec.structs.replace(option, found=blocked)
+    return option
 
 
-def _never(node: NodeView, model: Model) -> str | None:
+def _rank(
+    view: FleetView, entry: Model | None, model_id: str, option: Option
+) -> tuple[object, ...]:
+    node, found = option.node, option.found
+    coming = sum(1 for name, _ in view.loads if name == node.name)
+    return (
+        not option.is_free,  # 1
+        option.asleep is None,  # 1, 2
+        entry is not None and failed_there(node, entry),  # 3
+        not view.is_pinned(node.name, *names_of(entry, model_id)),  # 4
+        found.loss if isinstance(found, Room) else (),  # 5
+        len(node.models) + coming,
+        node.name,
+    )
+
+
+def _never(view: FleetView, node: NodeView, model: Model) -> str | None:
     if node.discovery is None:  # only its name is known, and a pin speaks of names
         elsewhere = model.pinned_on and node.name not in model.pinned_on
         return infeasible_reason(model, node.name, _UNKNOWN) if elsewhere else None
-    return infeasible_reason(model, node.name, node.discovery)
+    needs = view.needs.get((node.name, model.loaded_id))
+    return infeasible_reason(model, node.name, node.discovery) or (needs.never if needs else None)
 
 
-def _missing(node: NodeView) -> str | None:
+def _missing(view: FleetView, node: NodeView) -> str | None:
     if not node.was_seen:
         return "never answered"
     if not node.is_up:
         return "does not answer"
+    if node.name in view.drained:
+        return "is drained"
     return None if node.discovery else "has not told what it is"
 
 
 def failed_there(node: NodeView, model: Model) -> bool:
     """Whether its last engine there failed."""
-    names = (model.id, model.spec().model_id)
+    names = (model.id, model.loaded_id)
     return any(s.id in names and s.status == ModelStatus.FAILED for s in node.models)

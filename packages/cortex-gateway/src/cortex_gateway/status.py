@@ -5,7 +5,7 @@ import msgspec
 
 from cortex_core.discovery import Device
 from cortex_core.node import DeviceHealth, ModelState, ModelStatus, Progress
-from cortex_gateway.fleet import Decided, FleetView, NodeView
+from cortex_gateway.fleet import EVERYWHERE, Decided, FleetView, NodeView
 
 
 class CatalogueStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -80,6 +80,7 @@ class NodeStatus(msgspec.Struct, frozen=True, kw_only=True):
         seen_s_ago: seconds since it last answered; None: it never did.
         version: of its neuron; None: not known.
         models: what it has; empty while it is down.
+        drained: an operator has nothing new sent there.
     """
 
     name: str
@@ -94,6 +95,7 @@ class NodeStatus(msgspec.Struct, frozen=True, kw_only=True):
     in_flight: int
     devices: list[DeviceStatus]
     models: list[ModelOnNode]
+    drained: bool = False
 
 
 class LoadUnderWay(msgspec.Struct, frozen=True, kw_only=True):
@@ -103,6 +105,24 @@ class LoadUnderWay(msgspec.Struct, frozen=True, kw_only=True):
     model: str
 
 
+class Waiting(msgspec.Struct, frozen=True, kw_only=True):
+    """Requests for a model that is not up.
+
+    `room_s` is for how many seconds the oldest of them waits for room; None: it does not, its model comes up.
+    """
+
+    model: str
+    requests: int
+    room_s: float | None = None
+
+
+class Pin(msgspec.Struct, frozen=True, kw_only=True):
+    """A model that an operator keeps from being evicted. `node` None: everywhere."""
+
+    model: str
+    node: str | None = None
+
+
 class FleetAnswer(msgspec.Struct, frozen=True, kw_only=True):
     """GET /fleet. `in_flight`: requests at nodes now; `decisions`: the last ones, newest first."""
 
@@ -110,6 +130,8 @@ class FleetAnswer(msgspec.Struct, frozen=True, kw_only=True):
     in_flight: int
     loads: list[LoadUnderWay]
     decisions: list[Decided]
+    waiting: list[Waiting] = []
+    pins: list[Pin] = []
 
 
 def tell_health(view: FleetView, catalogue: CatalogueStatus) -> HealthAnswer:
@@ -137,7 +159,18 @@ def tell_fleet(view: FleetView, decisions: list[Decided], now_s: float) -> Fleet
         in_flight=sum(view.in_flight.values()),
         loads=[LoadUnderWay(node=node, model=model) for node, model in sorted(view.loads)],
         decisions=decisions,
+        waiting=[_waiting(view, model, now_s) for model in sorted(view.held)],
+        pins=[
+            Pin(model=model, node=None if node == EVERYWHERE else node)
+            for node, model in sorted(view.pins)
+        ],
     )
+
+
+def _waiting(view: FleetView, model: str, now_s: float) -> Waiting:
+    queued = view.queued.get(model)
+    room_s = round(now_s - queued.since_s, 3) if queued else None
+    return Waiting(model=model, requests=view.held[model], room_s=room_s)
 
 
 def _node(view: FleetView, node: NodeView, now_s: float) -> NodeStatus:
@@ -155,6 +188,7 @@ def _node(view: FleetView, node: NodeView, now_s: float) -> NodeStatus:
         in_flight=sum(count for (name, _), count in view.in_flight.items() if name == node.name),
         devices=[_device(node, device) for device in (found.devices if found else [])],
         models=[_model(view, node, state) for state in node.models if node.is_up],
+        drained=node.name in view.drained,
     )
 
 

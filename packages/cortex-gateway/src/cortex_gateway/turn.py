@@ -13,6 +13,7 @@ from cortex_gateway.routing.plan import Serve
 
 # Whatever curl or a script declares, the body was read as JSON.
 _CONTENT_TYPE = (b"content-type", b"application/json")
+_STREAM = ((b"content-type", b"text/event-stream"), (b"cache-control", b"no-cache"))
 _WANT_USAGE = (wire.USAGE.encode(), b"1")
 _REQUEST_ID = wire.REQUEST_ID.encode()
 _NODE = wire.NODE.encode()
@@ -33,7 +34,11 @@ class Turn:
         model: what the client asked for; may be an alias.
         began_s: monotonic seconds at its arrival.
         waited_s: how long it was held for loads.
-        decision: `serve`, or the first thing that had to be done: `wait` or `load`.
+        decision: `serve`, or the first thing that had to be done: `wait`, `wake` or `load`.
+        held_s: since when it is held, monotonic seconds; None: it was not.
+        queued_s: likewise, since when it waits for room.
+        kept_s: when it last got a sign of life, monotonic seconds; None: it did not.
+        is_open: its headers have gone out, since it waits for long, and nothing of an answer yet.
         may_hold: it may be held for loads; it was not once in vain, beside replicas that are full.
         has_moved: it was sent elsewhere once already.
         passing: what its answer goes through; None: it has not begun.
@@ -50,6 +55,10 @@ class Turn:
         self.began_s = time.monotonic()
         self.waited_s = 0.0
         self.decision = "serve"
+        self.held_s: float | None = None
+        self.queued_s: float | None = None
+        self.kept_s: float | None = None
+        self.is_open = False
         self.may_hold = True
         self.has_moved = False
         self.passing: Translator | None = None
@@ -63,6 +72,17 @@ class Turn:
     def overhead_s(self) -> float:
         """Seconds since its arrival that it was not held for a load."""
         return time.monotonic() - self.began_s - self.waited_s
+
+    def speak(self, dialect: Dialect) -> None:
+        """Put it to the upstream by another dialect of the same path. Raises as `Dialect.read`."""
+        self.asked = dialect.read(self.body)
+        self.dialect = dialect
+        self.exchange.notes["dialect"] = dialect.name
+
+    async def open(self) -> None:
+        """Send the headers of a stream, though it is not known yet who serves it, or whether anybody does."""
+        self.is_open = True
+        await self.exchange.start(200, [*_STREAM, (_DECISION, self.decision.encode())])
 
     def cut(self) -> None:
         """End it now, where it stands."""

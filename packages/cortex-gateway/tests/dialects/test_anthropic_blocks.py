@@ -10,7 +10,7 @@ from cortex_gateway.dialects.anthropic_blocks import Blocks, Call
 
 def put(pieces: list[tuple[str, str]]) -> str:
     """What becomes of pieces; `0` and `1` are calls. Each block in brackets, its deltas apart by bars."""
-    calls = {name: Call(f"call_{name}", None, f"f{name}") for name in "01"}
+    calls = {name: Call(f"call_{name}", f"f{name}") for name in "01"}
     blocks = Blocks()
     for target, piece in pieces:
         assert blocks.put(calls.get(target, target), piece)
@@ -72,7 +72,7 @@ def test_blocks_come_one_after_the_other(pieces: list[tuple[str, str]], events: 
 
 def test_a_complete_call_takes_nothing_more() -> None:
     blocks = Blocks()
-    call = Call("call_0", None, "f0")
+    call = Call("call_0", "f0")
     assert blocks.put(call, "{}")
     assert blocks.put("text", "a")
     assert blocks.put(call, " ")

@@ -5,7 +5,8 @@ import pytest
 
 from cortex_core.errors import InvalidRequestBodyError
 from cortex_gateway.dialects.anthropic_content import read_system, write_assistant, write_user
-from cortex_gateway.dialects.anthropic_fields import Dropped, read_blocks
+from cortex_gateway.dialects.anthropic_fields import read_blocks
+from cortex_gateway.dialects.fields import Dropped
 
 PNG = {"type": "base64", "media_type": "image/png", "data": "aGk="}
 PNG_PART = {"type": "image_url", "image_url": {"url": "data:image/png;base64,aGk="}}
@@ -36,7 +37,7 @@ USER_CASES: dict[str, tuple[Any, list[Any], list[str]]] = {
         [],
     ),
     "a cache mark leaves no trace but its name": (
-        [{**text("hi"), "cache_control": {"type": "ephemeral"}, "citations": None}],
+        [{**text("hi"), "cache_control": {"type": "ephemeral"}, "citations": []}],
         [{"role": "user", "content": "hi"}],
         ["cache_control"],
     ),
@@ -249,7 +250,7 @@ ASSISTANT_CASES: dict[str, tuple[Any, Any, list[str]]] = {
         ["assistant.image"],
     ),
     "our own answer, replayed": (
-        [{**text("a"), "citations": None}, {**CALL, "caller": {"type": "direct"}}],
+        [{**text("a"), "citations": []}, {**CALL, "caller": {"type": "direct"}}],
         {"role": "assistant", "content": "a", "tool_calls": [CALL_OUT]},
         [],
     ),

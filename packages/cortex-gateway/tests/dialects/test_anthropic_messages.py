@@ -27,7 +27,7 @@ USAGE = sse.write_data(b'{"choices":[],"usage":{"prompt_tokens":3,"completion_to
 
 def opened() -> tuple[Meter, Translator]:
     meter = DIALECT.meter("node-1", lambda: 1.0)
-    return meter, DIALECT.translate(meter, "req_1")
+    return meter, DIALECT.translate(meter, "req_1", MESSAGES.read(BODY))
 
 
 def test_a_request_is_read_once_and_asks_for_the_concrete_model() -> None:
@@ -41,12 +41,12 @@ def test_a_request_is_read_once_and_asks_for_the_concrete_model() -> None:
         chat = msgspec.json.decode(written)
         assert chat["model"] == "org/m"
         assert chat["messages"][0] == {"role": "system", "content": "S"}
-    assert DIALECT.write(b"", asked, "alias") == asked.chat
+    assert DIALECT.write(b"", asked, "alias") == asked.body
 
 
 def test_rules_can_be_switched_off() -> None:
     asked = AnthropicMessages(rules=frozenset()).read(BODY)
-    assert b"billing" in asked.chat
+    assert b"billing" in asked.body
     assert asked.hygiene == []
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cortex_core import errors
+from cortex_core import anthropic
 from cortex_core.errors import (
     ChainedConversationError,
     ClientError,
@@ -114,7 +114,8 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], list[str]]] = {
         {
             "context_management": {"edits": []},
             "service_tier": "auto",
-            "mcp_servers": [],
+            "mcp_servers": [{"name": "x"}],
+            "stop_sequences": [],
             "cache_control": {"type": "ephemeral"},
             "container": "c",
             "betas": ["x"],
@@ -260,8 +261,8 @@ def test_a_thread_is_refused_so_that_the_sdks_send_the_full_history() -> None:
         with pytest.raises(ChainedConversationError) as caught:
             # A continued thread has little else in it.
             read_messages(encode({"model": "m", "messages": [], "thread": thread}))
-        assert errors.anthropic_status(caught.value.status) == 400
-        told = msgspec.json.decode(errors.write_anthropic(caught.value, "r"))["error"]
+        assert anthropic.status_of(caught.value.status) == 400
+        told = msgspec.json.decode(anthropic.write_error(caught.value, "r"))["error"]
         assert told["type"] == "invalid_request_error"
         assert told["details"]["error_code"] == "thread_unsupported_request"
         assert told["details"]["unsupported"] == ["thread"]
@@ -371,4 +372,4 @@ def test_whatever_a_client_sends_is_translated_or_the_clients_fault(
         try:
             msgspec.json.decode(read_messages(body).body)
         except ClientError as error:
-            errors.write_anthropic(error, "r")
+            anthropic.write_error(error, "r")

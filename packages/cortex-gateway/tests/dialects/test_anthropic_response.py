@@ -43,7 +43,7 @@ def test_an_answer_has_all_that_the_schema_requires() -> None:
         "type": "message",
         "role": "assistant",
         "model": "org/m",
-        "content": [{"type": "text", "text": "hi", "citations": None}],
+        "content": [{"type": "text", "text": "hi", "citations": []}],
         "stop_reason": "end_turn",
         "stop_sequence": None,
         "stop_details": None,
@@ -85,7 +85,7 @@ CONTENT: dict[str, tuple[dict[str, Any], list[Any]]] = {
     "an empty text": ({"content": "", "tool_calls": []}, []),
     "thinking before text": (
         {"content": "a", "reasoning_content": "hm"},
-        [THINKING, {"type": "text", "text": "a", "citations": None}],
+        [THINKING, {"type": "text", "text": "a", "citations": []}],
     ),
     "thinking as vLLM has it": ({"content": None, "reasoning": "hm"}, [THINKING]),
     "calls": (
@@ -148,7 +148,7 @@ def test_why_it_stopped(finish: str, stop_reason: Any, message: Any, expected: A
 
 def test_a_refusal_is_told_in_its_words() -> None:
     told = write(answer(message={"content": None, "refusal": "No."}))
-    assert told["content"] == [{"type": "text", "text": "No.", "citations": None}]
+    assert told["content"] == [{"type": "text", "text": "No.", "citations": []}]
     assert told["stop_details"] == {"type": "refusal", "category": None, "explanation": None}
 
 

@@ -4,8 +4,8 @@ from typing import Any
 import pytest
 
 from cortex_core.errors import InvalidRequestBodyError
-from cortex_gateway.dialects.anthropic_fields import Dropped
 from cortex_gateway.dialects.anthropic_tools import write_tools
+from cortex_gateway.dialects.fields import Dropped
 
 SCHEMA = {"$schema": "s", "type": "object", "properties": {"a": {"const": 1.5}}}
 TOOL = {"name": "f", "description": "d", "input_schema": SCHEMA}

@@ -6,6 +6,7 @@ import pytest
 from cortex_core.errors import ClientError
 from cortex_core.openai import Asked
 from cortex_gateway.dialects import build_dialects
+from cortex_gateway.dialects.verbatim import lacks_route
 
 BODY = b'{ "messages" : [{"role":"user","content":"\\u00e9 \xc3\xa9"}], "model":"a", "x": 1.0e3, "stream":true }'
 OPENAI = [
@@ -52,3 +53,24 @@ def test_what_cannot_be_read_is_the_client_s_fault(body: bytes, code: str) -> No
         with pytest.raises(ClientError) as caught:
             build_dialects()[path].read(body)
         assert caught.value.code == code
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "lacks"),
+    [
+        (404, b'{"error":{"code":"route_not_found","message":"There is no route"}}', True),
+        (404, b'{"detail":"Not Found"}', True),
+        (405, b'{"detail":"Method Not Allowed"}', True),
+        (404, b"404 page not found", True),
+        (404, b'{"error":{"code":404,"message":"File Not Found","type":"not_found_error"}}', True),
+        (501, b"", True),
+        (404, b"[]", True),
+        (404, b'{"error":{"code":"model_not_found","message":"x"}}', False),
+        (404, b'{"error":{"code":404,"param":"model","message":"x"}}', False),
+        (404, b'{"error":{"message":"The model `x` does not exist."}}', False),
+        (400, b'{"error":{"code":"route_not_found"}}', False),
+        (200, b"{}", False),
+    ],
+)
+def test_a_missing_path_is_told_from_a_missing_model(status: int, body: bytes, lacks: bool) -> None:
+    assert lacks_route(status, body) is lacks

@@ -102,6 +102,17 @@ async def test_a_request_without_model_asks_for_the_default(fake: Any, start: An
     assert (answer.status, neuron.asked[0][2]) == (200, {"messages": [], "model": "m"})
 
 
+@pytest.mark.parametrize("name", ["claude-opus-4-8", "o1"])
+async def test_a_name_that_nobody_knows_is_served_by_what_the_operator_says(
+    fake: Any, start: Any, name: str
+) -> None:
+    neuron = fake(M)
+    async with start(neuron, aliases={"claude-*": "m"}, default_model="m") as fleet:
+        answer = await fleet.ask(name)
+    assert (answer.status, neuron.asked[0][2]["model"]) == (200, "m")
+    assert answer.header(b"x-cortex-model") == b"m"
+
+
 async def test_a_stream_leaves_as_it_comes_and_without_the_neuron_s_comment(
     fake: Any, start: Any
 ) -> None:

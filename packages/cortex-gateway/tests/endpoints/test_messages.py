@@ -38,7 +38,8 @@ async def test_a_stream_is_translated_and_counted(fake: Any, start: Any) -> None
     async with start(neuron) as fleet:
         answer = await post(fleet, stream=True, service_tier="auto")
         metrics = await fleet.metrics()
-    ((path, _, got),) = neuron.asked
+    ((path, headers, got),) = neuron.asked
+    assert b"anthropic-version" not in headers  # or it would answer in that dialect itself
     assert (path, got["messages"]) == ("/v1/chat/completions", ASKED["messages"])
     events = [line[7:] for line in answer.body.decode().split("\n") if line.startswith("event: ")]
     assert events == [

@@ -24,6 +24,18 @@ async def test_a_model_is_found_by_id_alias_and_bare_name(fake: Any, start: Any)
         assert (alias["id"], alias["alias_of"], alias["loaded"]) == ("fast", MODEL, True)
 
 
+async def test_a_name_that_is_served_is_told_though_it_is_not_listed(fake: Any, start: Any) -> None:
+    aliases = {"claude-*": "m"}
+    async with start(fake(make_state("m")), aliases=aliases, default_model="m") as fleet:
+        listed = await fleet.get("/v1/models")
+        named = [await fleet.get(f"/v1/models/{name}") for name in ("claude-opus-4-8", "o1")]
+    assert [entry["id"] for entry in listed["data"]] == ["m"]
+    assert [(entry["id"], entry["alias_of"]) for entry in named] == [
+        ("claude-opus-4-8", "m"),
+        ("o1", "m"),
+    ]
+
+
 @pytest.mark.parametrize(
     ("is_there", "status", "code"),
     [(True, 404, "model_not_found"), (False, 503, "no_healthy_node")],

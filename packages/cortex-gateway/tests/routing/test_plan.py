@@ -10,9 +10,20 @@ from cortex_core.control import ModelSpec
 from cortex_core.discovery import Discovery
 from cortex_core.node import DeviceHealth, Health, ModelActivity, ModelState
 from cortex_core.testing import make_device, make_discovery, make_state
+from cortex_gateway.eviction import Displace
 from cortex_gateway.fleet import FleetView, NodeView
 from cortex_gateway.routing.least_busy import least_busy
-from cortex_gateway.routing.plan import Decision, Load, Refuse, Serve, Wait, plan
+from cortex_gateway.routing.plan import (
+    Decision,
+    Load,
+    Queue,
+    Refuse,
+    Serve,
+    Wait,
+    Wake,
+    find_id,
+    plan,
+)
 
 ECHO = Model(id="m", harness="echo")
 BIG = Model(id="m", vram_mb=20_000)
@@ -67,8 +78,9 @@ def serve(
     return Serve(node=where, model=model, model_id=model_id or model, reason=reason)
 
 
-def load(where: str, reason: str = "it fits", model: Model = ECHO) -> Load:
-    return Load(node=where, model=model.id, spec=model.spec(), reason=reason)
+def load(where: str, reason: str = "there is room", model: Model = ECHO) -> Load:
+    claims_mb = {0: model.vram_mb} if model.vram_mb else {}
+    return Load(node=where, model=model.id, spec=model.spec(), reason=reason, claims_mb=claims_mb)
 
 
 def refuse(code: str, reason: str, **fields: Any) -> Refuse:
@@ -103,7 +115,7 @@ def test_a_node_that_is_down_does_not_serve() -> None:
     check([node("a-", M), node("b", M)], serve("b"))
 
 
-@pytest.mark.parametrize("status", ["poisoned", "sleeping", ""])
+@pytest.mark.parametrize("status", ["poisoned", ""])
 def test_a_status_that_is_not_loaded_does_not_serve(status: str) -> None:
     check([node("a", make_state("m", status))], load("a"), models=[ECHO])
     check(
@@ -125,7 +137,7 @@ def test_what_is_about_to_change_is_waited_for(status: str, models: list[Model])
 
 def test_a_load_of_ours_is_waited_for_before_the_node_tells_of_it() -> None:
     expected = Wait(node="b", model="m", model_id="m", reason="a load is under way")
-    check([node("a"), node("b")], expected, models=[ECHO], loads=frozenset({("b", "m")}))
+    check([node("a"), node("b")], expected, models=[ECHO], loads={("b", "m"): {}})
 
 
 def test_a_ready_replica_goes_before_one_that_is_loading() -> None:
@@ -148,11 +160,112 @@ def test_a_model_that_failed_on_the_only_node_is_loaded_again() -> None:
     check([node("a", make_state("m", "failed")), node("b", OTHER)], load("b"), models=[ECHO])
 
 
-def test_a_node_without_room_is_asked_where_none_is_better() -> None:
-    full = node("a", OTHER, free_mb=1_000)
-    reason = "no node has room now, and this one could make it"
-    check([full], load("a", reason, BIG), models=[BIG])
+def vllm(model_id: str, status: str = "loaded", vram_mb: int = 20_000, **fields: Any) -> ModelState:
+    return ModelState(
+        id=model_id, harness="vllm", status=status, devices=[0], vram_used_mb=vram_mb, **fields
+    )
+
+
+def gone(model: str, how: Any = "unload") -> Displace:
+    return Displace(node="a", model=model, model_id=model, how=how)
+
+
+@pytest.mark.parametrize("models", [[], [BIG]], ids=["undeclared", "declared"])
+def test_a_sleeping_model_is_woken(models: list[Model]) -> None:
+    claims_mb = {0: 20_000} if models else {}
+    asleep = vllm("m", "sleeping", 0)
+    woken = Wake(node="a", model="m", model_id="m", reason="there is room", claims_mb=claims_mb)
+    check([node("a", asleep, free_mb=24_000), node("b")], woken, models=models)
+    failed = vllm("m", "failed")
+    check([node("b", failed), node("a", asleep, free_mb=24_000)], woken, models=models)
+
+
+def test_who_has_the_room_makes_it() -> None:
+    full = node("a", vllm("x"), free_mb=4_000)
+    claims_mb = {0: 20_000}
+    expected = Load(
+        node="a",
+        model="m",
+        spec=BIG.spec(),
+        reason="x is unloaded for it",
+        claims_mb=claims_mb,
+        displaces=(gone("x"),),
+    )
+    check([full], expected, models=[BIG])
     check([full, node("b", OTHER, OTHER, free_mb=20_000)], load("b", model=BIG), models=[BIG])
+    pair = node("a", vllm("x", can_sleep=True), vllm("m", "sleeping", 500), free_mb=3_500)
+    woken = Wake(
+        node="a",
+        model="m",
+        model_id="m",
+        reason="x is put to sleep for it",
+        claims_mb=claims_mb,
+        displaces=(gone("x", "sleep"),),
+    )
+    check([pair], woken, models=[BIG], measured_mb={("a", "m"): 20_000})
+
+
+def test_room_that_may_be_had_later_is_waited_for() -> None:
+    needs = "a: needs 1 device(s) with 20000 MiB free, has 4000 MiB; "
+
+    def queue(why: str) -> Queue:
+        return Queue(nodes=("a",), model="m", reason=needs + why)
+
+    busy = node("a", vllm("x"), busy={"x": 1}, free_mb=4_000)
+    check([busy], queue("x works"), models=[BIG])
+    idle = node("a", vllm("x"), free_mb=4_000)
+    check([idle], queue("x works"), models=[BIG], in_flight={("a", "x"): 1})
+    check([idle], queue("x works"), models=[BIG], held={"x": 1})
+    check([idle], queue("x has just come up"), models=[BIG], up_s={("a", "x"): 0.0})
+    coming = node("a", vllm("x", "loading"), free_mb=4_000)
+    check([coming], queue("x comes or goes"), models=[BIG])
+    making = {("a", "x"): ("a", "y")}
+    check([idle], queue("x comes or goes"), models=[BIG], leaving=making)
+    check([idle], queue("x comes or goes"), models=[BIG], leaving={("a", "x"): None})
+    empty = node("a", free_mb=24_000)
+    claimed = Queue(
+        nodes=("a",),
+        model="m",
+        reason="a: needs 1 device(s) with 20000 MiB free, has 14000 MiB; a load is under way there",
+    )
+    check([empty], claimed, models=[BIG], loads={("a", "x"): {0: 10_000}})
+
+
+def test_a_model_that_makes_room_waits_for_its_own() -> None:
+    at = node("a", vllm("m"), free_mb=4_000)
+    making: Any = {"leaving": {("a", "m"): ("a", "y")}, "loads": {("a", "y"): {0: 20_000}}}
+    check(
+        [at],
+        Queue(nodes=("a",), model="m", reason="a: it makes room for y"),
+        models=[BIG],
+        **making,
+    )
+    check([at, node("b", free_mb=24_000)], load("b", model=BIG), models=[BIG], **making)
+    check([at], Queue(nodes=("a",), model="m", reason="a: it makes room for y"), **making)
+    moving: Any = {"leaving": {("a", "m"): None}}
+    check([at], Queue(nodes=("a",), model="m", reason="a: an operator has it moved"), **moving)
+
+
+def test_room_that_only_pins_hold_is_infeasible_and_what_is_not_ours_is_not() -> None:
+    pinned = Model(id="x", pinned_on=["a"])
+    full = node("a", vllm("x"), free_mb=4_000)
+    needs = "a: needs 1 device(s) with 20000 MiB free"
+    never = refuse("model_infeasible", f"{needs}, and pinned there: x")
+    check([full], never, models=[BIG, pinned])
+    check([full], never, models=[BIG], pins=frozenset({("a", "x")}))
+    away = refuse("no_healthy_node", "b: does not answer")
+    check([full, node("b-")], away, models=[BIG, pinned])
+    foreign = "has 1000 MiB, and no model there could make it"
+    other = node("a", free_mb=1_000)
+    check([other], refuse("insufficient_vram", f"{needs}, {foreign}"), models=[BIG])
+
+
+def test_a_drained_node_serves_nothing() -> None:
+    drained: Any = {"drained": frozenset("a")}
+    check([node("a", M), node("b", M)], serve("b"), **drained)
+    check([node("a", M), node("b")], load("b"), models=[ECHO], **drained)
+    check([node("a", M)], refuse("no_healthy_node", "a: is drained"), models=[ECHO], **drained)
+    check([node("a", M)], refuse("no_healthy_node", "a: is drained"), **drained)
 
 
 def test_beside_full_replicas_one_more_is_loaded_only_where_it_fits() -> None:
@@ -181,7 +294,7 @@ def test_a_source_is_part_of_what_is_asked_for_and_not_of_the_name() -> None:
         node="a",
         model="org/m",
         spec=ModelSpec(model_id="hub:org/m", harness="echo"),
-        reason="it fits",
+        reason="there is room",
     )
     for name in ("org/m", "hub:org/m"):
         check([node("a")], expected, models=[SOURCED], name=name)
@@ -250,3 +363,36 @@ def test_a_model_that_can_run_nowhere_is_refused_with_the_arithmetic(
     nodes: list[NodeView], model: Model, reason: str
 ) -> None:
     check(nodes, refuse("model_infeasible", reason), models=[model])
+
+
+@pytest.mark.parametrize(
+    ("name", "model_id"),
+    [
+        ("gpt-4", "alias's"),  # an alias, before everything else
+        ("gpt-declared", "gpt-declared"),
+        ("hub:gpt-declared", "hub:gpt-declared"),
+        ("gpt-here", "gpt-here"),
+        ("hub:gpt-x/there", "hub:gpt-x/there"),
+        ("gpt-x/there", "gpt-x/there"),  # bare
+        (
+            "gpt-lost",
+            "gpt-lost",
+        ),  # of a node that is down: not to be answered by another model meanwhile
+        ("gpt-5", "pattern's"),
+        ("gpt-5-mini", "longer pattern's"),
+        ("o1", "default's"),
+    ],
+)
+def test_exact_names_come_first_then_patterns_then_the_default(name: str, model_id: str) -> None:
+    aliases = {"gpt-4": "alias's", "gpt-*": "pattern's", "gpt-*-mini": "longer pattern's"}
+    declared = [Model(id="gpt-declared", source="hub")]
+    nodes = (
+        node("a", make_state("gpt-here"), make_state("hub:gpt-x/there")),
+        node("b-", make_state("gpt-lost")),
+    )
+    catalogue = Catalogue(models=declared, aliases=aliases).with_default("default's")
+    assert find_id(FleetView(nodes=nodes), catalogue, name) == model_id
+
+
+def test_without_a_default_an_unknown_name_is_itself() -> None:
+    assert find_id(FleetView(nodes=()), Catalogue(), "o1") == "o1"

@@ -33,7 +33,7 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
 KINDS = {
     "gateway": Kind(
         stem="cortex",
-        tables=frozenset({"gateway", "neurons", "loading", "poll", "models_config"}),
+        tables=frozenset({"gateway", "neurons", "loading", "eviction", "poll", "models_config"}),
         config=lambda: installed.load("cortex_gateway.config", "Config", "helexa-cortex-gateway"),
         title="gateway configuration",
     ),

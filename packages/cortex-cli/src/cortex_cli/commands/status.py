@@ -10,23 +10,17 @@ from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.text import Text
 
+from cortex_cli.asking import ask, endpoint_option
 from cortex_cli.client import Gateway, open_gateway
 from cortex_cli.render import render_fleet
-from cortex_core.errors import CortexError, UpstreamConnectionError
+from cortex_core.errors import CortexError
 from cortex_core.http.client import RefusedError
-from cortex_core.wire import GATEWAY_PORT
 
 WATCH_S = 1.0
 
 
 @click.command("status")
-@click.option(
-    "--endpoint",
-    default=f"http://127.0.0.1:{GATEWAY_PORT}",
-    show_default=True,
-    callback=lambda _context, _parameter, value: check_endpoint(value),
-    help="Where the gateway is.",
-)
+@endpoint_option
 @click.option("--json", "as_json", is_flag=True, help="The gateway's whole answer, for scripts.")
 @click.option("--watch", is_flag=True, help="Go on, until Ctrl-C.")
 def command(endpoint: str, as_json: bool, watch: bool) -> None:
@@ -34,30 +28,18 @@ def command(endpoint: str, as_json: bool, watch: bool) -> None:
     if as_json and watch:
         raise click.UsageError("--json and --watch do not go together.")
     with contextlib.suppress(KeyboardInterrupt):  # how one leaves --watch
-        asyncio.run(_watch(endpoint) if watch else _show(endpoint, as_json=as_json))
-
-
-def check_endpoint(endpoint: str) -> str:
-    """An endpoint as typed. Raises click.BadParameter where it is none."""
-    if not endpoint.startswith(("http://", "https://", "unix:/")):
-        raise click.BadParameter(
-            f"'{endpoint}' is no endpoint, such as http://127.0.0.1:{GATEWAY_PORT}."
-        )
-    return endpoint
-
-
-async def _show(endpoint: str, *, as_json: bool) -> None:
-    async with open_gateway(endpoint) as gateway:
-        try:
-            raw = await gateway.fleet_raw()
-        except UpstreamConnectionError as error:
-            raise click.ClickException(
-                f"No gateway answers at {endpoint}. `cortex serve` starts one; --endpoint says where another is. ({error})"
-            ) from None
-        if as_json:
-            click.echo(msgspec.json.format(raw, indent=2))
+        if watch:
+            asyncio.run(_watch(endpoint))
         else:
-            Console().print(render_fleet(await gateway.fleet()))
+            _show(endpoint, as_json=as_json)
+
+
+def _show(endpoint: str, *, as_json: bool) -> None:
+    raw = ask(endpoint, lambda gateway: gateway.fleet_raw())
+    if as_json:
+        click.echo(msgspec.json.format(raw, indent=2))
+    else:
+        Console().print(render_fleet(ask(endpoint, lambda gateway: gateway.fleet())))
 
 
 async def _watch(endpoint: str) -> None:

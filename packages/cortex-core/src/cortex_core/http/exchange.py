@@ -5,7 +5,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, MutableMapping
 from typing import Any
 
-from cortex_core import errors, wire
+from cortex_core import anthropic, errors, wire
 from cortex_core.errors import CortexError, RequestTimeoutError, RequestTooLargeError
 from cortex_core.http import headers
 
@@ -193,6 +193,6 @@ class Exchange:
     def error_body(self, error: CortexError) -> tuple[int, bytes]:
         """Status and envelope of an error in the dialect that this request speaks."""
         if self.path.startswith("/v1/messages") or self.header(b"anthropic-version"):
-            status = errors.anthropic_status(error.status)
-            return status, errors.write_anthropic(error, self.request_id)
+            status = anthropic.status_of(error.status)
+            return status, anthropic.write_error(error, self.request_id)
         return error.status, errors.write_openai(error)

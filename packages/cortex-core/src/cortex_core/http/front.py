@@ -23,6 +23,8 @@ from cortex_core.errors import (
     RouteNotFoundError,
     ShuttingDownError,
     UnsupportedMediaTypeError,
+    WebSocketRefusedError,
+    write_openai,
 )
 from cortex_core.http.exchange import (
     BODY_IDLE_S,
@@ -85,9 +87,8 @@ class Front:
             await _lifespan(receive, send)
         elif scope["type"] == "http":
             await self._serve(Exchange(scope, receive, send, _request_id(scope)), receive)
-        else:  # a WebSocket: refuse the handshake
-            await receive()
-            await send({"type": "websocket.close", "code": 1000})
+        else:  # a WebSocket
+            await _refuse_handshake(scope, receive, send)
 
     @property
     def in_flight(self) -> int:
@@ -195,6 +196,18 @@ class Front:
 
 async def _awaited(work: Awaitable[None]) -> None:
     await work
+
+
+async def _refuse_handshake(scope: Scope, receive: Receive, send: Send) -> None:
+    await receive()
+    error = WebSocketRefusedError(path=scope["path"])
+    fields = [
+        (b"content-type", b"application/json"),
+        (wire.REQUEST_ID.encode(), _request_id(scope).encode()),
+    ]
+    head = {"type": "websocket.http.response.start", "status": error.status, "headers": fields}
+    await send(head)
+    await send({"type": "websocket.http.response.body", "body": write_openai(error)})
 
 
 def _check_content_type(exchange: Exchange) -> None:

@@ -15,6 +15,8 @@ CREDENTIALS = frozenset(b"authorization proxy-authorization x-api-key cookie".sp
 _OWN_REQUEST = frozenset(b"host content-length expect accept-encoding x-request-id".split())
 _OWN_ANSWER = frozenset(b"content-length date server set-cookie x-request-id".split())
 _OURS = b"x-cortex-"
+# Says how the client wants to be spoken to; the next hop is asked in OpenAI's dialect, and must answer in it.
+_SPEECH = b"anthropic-"
 
 
 def to_upstream(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
@@ -25,7 +27,7 @@ def to_upstream(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
         if name not in HOP_BY_HOP
         and name not in CREDENTIALS
         and name not in _OWN_REQUEST
-        and not name.startswith(_OURS)
+        and not name.startswith((_OURS, _SPEECH))
     ]
 
 

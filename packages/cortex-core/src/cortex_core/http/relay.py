@@ -4,9 +4,14 @@
 from typing import Protocol
 
 from cortex_core import openai, responses, sse
-from cortex_core.errors import CortexError, FleetError, UpstreamProtocolError
+from cortex_core.errors import (
+    CortexError,
+    FleetError,
+    InvalidRequestBodyError,
+    UpstreamProtocolError,
+)
 from cortex_core.http import headers
-from cortex_core.http.client import Reply, read_all
+from cortex_core.http.client import RefusedError, Reply, read_all
 from cortex_core.http.exchange import Exchange
 from cortex_core.http.headers import Headers
 
@@ -102,6 +107,8 @@ async def relay(
 ) -> CortexError | None:
     """Give the client the upstream's answer; `extra` headers are added.
 
+    A client that has its headers already, of a stream, gets the rest of one: what is none is told as an error in it.
+
     A stream leaves as it comes. Anything else is read to its end first, so that an upstream that breaks off
     is an honest error and not half an answer.
 
@@ -110,13 +117,18 @@ async def relay(
 
     Raises:
         FleetError: the upstream failed before the answer began.
+        CortexError: it refused, and the client has its headers already: the refusal, as `retell` puts it.
     """
     fields = [*headers.to_client(reply.headers), *extra]
+    has_begun = exchange.status is not None
+    if not reply.is_event_stream and has_begun:
+        raise retell(RefusedError(reply.status, await read_all(reply)))
     if not reply.is_event_stream:
         status, body = passing.whole(reply.status, await read_all(reply))
         await exchange.answer(status, body, fields)
         return None
-    await exchange.start(reply.status, fields)
+    if not has_begun:
+        await exchange.start(reply.status, fields)
     failed: CortexError | None = None
     try:
         while chunk := await reply.read():
@@ -129,3 +141,24 @@ async def relay(
         exchange.notes["error_code"] = error.code
     await exchange.end(last)
     return failed
+
+
+def retell(refused: RefusedError) -> CortexError:
+    """An upstream's refusal as an error of ours, of the same code and in its words where we know the code."""
+    kind = _find_kind(CortexError, refused.code)
+    if kind is not None:
+        error = kind.__new__(kind)
+        error.facts, error.param, error.retry_after_s = refused.facts, None, None
+        error.args = (refused.message,)
+        return error
+    if refused.status < 500:
+        return InvalidRequestBodyError(reason=refused.message)
+    return UpstreamProtocolError(upstream="the node", reason=str(refused))
+
+
+def _find_kind(base: type[CortexError], code: str | None) -> type[CortexError] | None:
+    for kind in base.__subclasses__():
+        found = kind if getattr(kind, "code", None) == code else _find_kind(kind, code)
+        if code is not None and found is not None:
+            return found
+    return None

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The APIs that clients may speak, by path. Pure."""
 
+from cortex_gateway.dialects.anthropic_count import AnthropicCount
 from cortex_gateway.dialects.anthropic_messages import AnthropicMessages
 from cortex_gateway.dialects.dialect import Dialect
 from cortex_gateway.dialects.openai_chat import OPENAI_CHAT
@@ -18,5 +19,6 @@ def build_dialects(hygiene: frozenset[str] = ALL_RULES) -> dict[str, Dialect]:
         OPENAI_RESPONSES,
         *OPENAI_POOLING,
         AnthropicMessages(hygiene),
+        AnthropicCount(hygiene),
     ]
     return {dialect.path: dialect for dialect in dialects}

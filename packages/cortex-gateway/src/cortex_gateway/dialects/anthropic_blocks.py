@@ -9,7 +9,8 @@ call whose arguments are not complete yet is kept open, and what comes meanwhile
 import msgspec
 
 from cortex_gateway.dialects import anthropic_events as events
-from cortex_gateway.dialects.anthropic_parts import is_nothing, write_call
+from cortex_gateway.dialects.anthropic_parts import write_call
+from cortex_gateway.dialects.chat_parts import is_nothing
 
 _ENCODE = msgspec.json.Encoder()
 _READ = msgspec.json.Decoder()
@@ -20,13 +21,11 @@ class Call:
 
     Attributes:
         id: as the client sees it.
-        upstream_id: as the upstream said it; None: it did not.
         is_closed: its block is complete.
     """
 
-    def __init__(self, own_id: str, upstream_id: str | None, name: str) -> None:
+    def __init__(self, own_id: str, name: str) -> None:
         self.id = own_id
-        self.upstream_id = upstream_id
         self.name = name
         self.is_closed = False
         self._pieces: list[str] = []

@@ -21,14 +21,8 @@ from typing import Any
 
 import msgspec
 
-from cortex_gateway.dialects.anthropic_fields import (
-    Block,
-    Dropped,
-    invalid,
-    optional,
-    read_blocks,
-    require,
-)
+from cortex_gateway.dialects.anthropic_fields import Block, read_blocks
+from cortex_gateway.dialects.fields import Dropped, invalid, optional, require
 
 _ENCODE = msgspec.json.Encoder()
 

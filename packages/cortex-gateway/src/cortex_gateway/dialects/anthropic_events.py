@@ -22,7 +22,7 @@ MESSAGE_STOP = b'event: message_stop\ndata: {"type":"message_stop"}\n\n'
 DELTA_END = b"}}\n\n"
 
 # Kind of block: what its start holds, the type of its deltas, their field.
-_TEXT = {"type": "text", "text": "", "citations": None}
+_TEXT = {"type": "text", "text": "", "citations": []}
 _THINKING = {"type": "thinking", "thinking": "", "signature": ""}
 STARTS: dict[str, dict[str, Any]] = {"text": _TEXT, "thinking": _THINKING}
 _DELTAS = {

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The parts that a whole Anthropic message and a streamed one share, and what of OpenAI's they are made from.
+"""The parts that a whole Anthropic message and a streamed one share.
 
 Fields that Anthropic's published schema requires are there even where they are null: strict clients check. Pure.
 """
@@ -7,9 +7,8 @@ Fields that Anthropic's published schema requires are there even where they are 
 import re
 from typing import Any
 
-import msgspec
-
 from cortex_core.openai import Usage
+from cortex_gateway.dialects.chat_parts import Stop
 
 # No key signs what a model here thought. Not empty, since some clients drop a block without a signature;
 # "cortex" in base64, since others decode it.
@@ -23,72 +22,21 @@ _STOP_REASONS = {
 }
 _NO_ID = re.compile(r"[^A-Za-z0-9_-]")
 
-_ENCODE = msgspec.json.Encoder()
 
-
-class Function(msgspec.Struct, frozen=True):
-    """The function of a tool call, or of a piece of one. Some servers send the arguments as an object."""
-
-    name: str | None = None
-    arguments: str | dict[str, Any] | None = None
-
-    @property
-    def text(self) -> str:
-        """The arguments as they are in the model's words."""
-        if isinstance(self.arguments, dict):
-            return _ENCODE.encode(self.arguments).decode()
-        return self.arguments or ""
-
-
-class ToolCall(msgspec.Struct, frozen=True):
-    """A tool call, or a piece of one. `index` is in streams only, and some servers leave it out there too."""
-
-    index: int | None = None
-    id: str | None = None
-    function: Function = Function()
-
-
-class Said(msgspec.Struct, frozen=True):
-    """A message, or a piece of one. vLLM says `reasoning`, most others `reasoning_content`."""
-
-    content: str | None = None
-    reasoning_content: str | None = None
-    reasoning: str | None = None
-    refusal: str | None = None
-    tool_calls: list[ToolCall] | None = None
-
-
-class Stop(msgspec.Struct, frozen=True):
-    """Why an answer ended.
-
-    Attributes:
-        finish_reason: OpenAI's word.
-        stop_reason: the text that the client wanted to stop at, where the upstream is vLLM; may be a token's
-            number, which no client asked for.
-    """
-
-    finish_reason: str
-    stop_reason: str | int | None = None
-
-    @property
-    def is_known(self) -> bool:
-        """Whether OpenAI has that word; others are of engines that gave up (`abort`, `error`)."""
-        return self.finish_reason in _STOP_REASONS
-
-    def write(self, *, has_calls: bool, refused: bool) -> dict[str, Any]:
-        """The `stop_…` fields. A forced call ends with `stop`, yet the client must see that it is to act."""
-        reason = "refusal" if refused else _STOP_REASONS[self.finish_reason]
-        sequence = None
-        if reason == "end_turn" and isinstance(self.stop_reason, str):
-            reason, sequence = "stop_sequence", self.stop_reason
-        elif reason == "end_turn" and has_calls:
-            reason = "tool_use"
-        details = {"type": "refusal", "category": None, "explanation": None}
-        return {
-            "stop_reason": reason,
-            "stop_sequence": sequence,
-            "stop_details": details if reason == "refusal" else None,
-        }
+def write_stop(stop: Stop, *, has_calls: bool, refused: bool) -> dict[str, Any]:
+    """The `stop_…` fields. A forced call ends with `stop`, yet the client must see that it is to act."""
+    reason = "refusal" if refused else _STOP_REASONS[stop.finish_reason]
+    sequence = None
+    if reason == "end_turn" and isinstance(stop.stop_reason, str):
+        reason, sequence = "stop_sequence", stop.stop_reason
+    elif reason == "end_turn" and has_calls:
+        reason = "tool_use"
+    details = {"type": "refusal", "category": None, "explanation": None}
+    return {
+        "stop_reason": reason,
+        "stop_sequence": sequence,
+        "stop_details": details if reason == "refusal" else None,
+    }
 
 
 def message_id(upstream_id: str) -> str:
@@ -147,8 +95,3 @@ def write_call(own_id: str, name: str) -> dict[str, Any]:
         "input": {},
         "caller": {"type": "direct"},
     }
-
-
-def is_nothing(arguments: str) -> bool:
-    """Whether a call has no arguments: none were said, or `null`, which may be cut off."""
-    return "null".startswith(arguments.strip())

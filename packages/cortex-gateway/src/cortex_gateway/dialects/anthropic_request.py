@@ -29,15 +29,9 @@ from cortex_core.errors import (
     MissingModelFieldError,
 )
 from cortex_gateway.dialects import anthropic_content, prefix_hygiene
-from cortex_gateway.dialects.anthropic_fields import (
-    Block,
-    Dropped,
-    invalid,
-    optional,
-    read_blocks,
-    require,
-)
+from cortex_gateway.dialects.anthropic_fields import Block, read_blocks
 from cortex_gateway.dialects.anthropic_tools import write_tools
+from cortex_gateway.dialects.fields import Dropped, invalid, optional, require
 
 _ENCODE = msgspec.json.Encoder()
 _READ = msgspec.json.Decoder()
@@ -47,6 +41,9 @@ _CARRIED = (
     " tool_choice output_config output_format"
 ).split()
 _NUMBERS = ("temperature", "top_p", "top_k")
+
+# How the model may choose among tools is no part of its prompt.
+_NO_PROMPT = frozenset({"tool_choice", "parallel_tool_calls"})
 
 # What the SDKs look for in `error.details` to go on without a thread (`anthropic` 2.x, `@anthropic-ai/sdk` 1.x).
 _NO_THREADS = {"error_code": "thread_unsupported_request", "unsupported": ["thread"]}
@@ -92,7 +89,8 @@ def read_count(body: bytes, rules: frozenset[str] = prefix_hygiene.ALL_RULES) ->
         fields = _read_object(body)
         dropped = Dropped()
         chat, fired = _write_prompt(fields, rules, dropped)
-        return _finish(fields, chat, False, dropped, fired)
+        prompt = {name: chat[name] for name in chat.keys() - _NO_PROMPT}
+        return _finish(fields, prompt, False, dropped, fired)
     except RecursionError:
         raise MalformedJsonError(reason="it is nested too deeply") from None
 

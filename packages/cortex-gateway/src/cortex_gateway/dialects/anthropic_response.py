@@ -5,44 +5,23 @@ from typing import Any
 
 import msgspec
 
-from cortex_core import errors
-from cortex_core.errors import UpstreamProtocolError
-from cortex_core.openai import Usage
+from cortex_core import anthropic, errors
 from cortex_gateway.dialects.anthropic_parts import (
     SIGNATURE,
-    Said,
-    Stop,
     call_id,
-    is_nothing,
     message_id,
     write_call,
     write_shell,
+    write_stop,
 )
+from cortex_gateway.dialects.chat_parts import Said, is_nothing, read_answer
 
 # What Anthropic proposes for input that is no JSON object ("fine-grained tool streaming" in its documentation).
 INVALID_JSON = "INVALID_JSON"
 
-# By these words Claude Code knows that it must shorten the conversation.
-_TOO_LONG = "prompt is too long"
-
 _ENCODE = msgspec.json.Encoder()
 
 
-class _Choice(msgspec.Struct, frozen=True):
-    message: Said
-    finish_reason: str | None = None
-    stop_reason: str | int | None = None
-
-
-class _Answer(msgspec.Struct, frozen=True):
-    id: str | None = None
-    model: str | None = None
-    choices: list[_Choice] = []
-    usage: Usage | None = None
-    error: dict[str, Any] | None = None
-
-
-_READ = msgspec.json.Decoder(_Answer)
 _READ_INPUT = msgspec.json.Decoder(dict[str, Any])
 _READ_ANY = msgspec.json.Decoder()
 
@@ -53,37 +32,25 @@ def write_message(body: bytes, upstream: str, request_id: str) -> bytes:
     Raises:
         UpstreamProtocolError: it is none, or ended in a way that is no regular end.
     """
-    try:
-        answer = _READ.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise UpstreamProtocolError(upstream=upstream, reason=str(error)) from None
-    if not answer.choices:
-        # Some servers tell an error under status 200.
-        reason = (answer.error or {}).get("message", "an answer without choices")
-        raise UpstreamProtocolError(upstream=upstream, reason=reason)
-    choice = answer.choices[0]
-    stop = Stop(choice.finish_reason or "null", choice.stop_reason)
-    if not stop.is_known:
-        reason = f"an answer that ended with finish_reason `{stop.finish_reason}`"
-        raise UpstreamProtocolError(upstream=upstream, reason=reason)
+    answer = read_answer(body, upstream)
+    said = answer.said
     own_id = message_id(answer.id or request_id)
-    said = choice.message
     message = write_shell(own_id, answer.model, answer.usage)
-    message["content"] = _write_content(said, own_id, upstream)
-    message |= stop.write(has_calls=bool(said.tool_calls), refused=bool(said.refusal))
+    message["content"] = _write_content(said, own_id)
+    message |= write_stop(
+        answer.choices[0].stop, has_calls=bool(said.tool_calls), refused=bool(said.refusal)
+    )
     return _ENCODE.encode(message)
 
 
-def _write_content(said: Said, own_id: str, upstream: str) -> list[dict[str, Any]]:
+def _write_content(said: Said, own_id: str) -> list[dict[str, Any]]:
     blocks: list[dict[str, Any]] = []
     if thought := said.reasoning_content or said.reasoning:
         blocks.append({"type": "thinking", "thinking": thought, "signature": SIGNATURE})
     if text := (said.content or "") + (said.refusal or ""):
-        blocks.append({"type": "text", "text": text, "citations": None})
+        blocks.append({"type": "text", "text": text, "citations": []})
     for number, call in enumerate(said.tool_calls or ()):
-        if not call.function.name:
-            raise UpstreamProtocolError(upstream=upstream, reason="a tool call without a name")
-        block = write_call(call_id(call.id, own_id, number), call.function.name)
+        block = write_call(call_id(call.id, own_id, number), call.function.name or "")
         blocks.append({**block, "input": _read_input(call.function.text)})
     return blocks
 
@@ -110,14 +77,14 @@ def write_upstream_error(status: int, body: bytes, request_id: str) -> bytes:
         error = {"message": error}
     elif not isinstance(error, dict):
         error = {}
-    return _write_error(errors.anthropic_kind(status), error, request_id, f"HTTP {status}")
+    return _write_error(anthropic.kind_of(status), error, request_id, f"HTTP {status}")
 
 
 def write_stream_error(error: dict[str, Any], request_id: str) -> bytes:
-    """The error inside an upstream's stream, in Anthropic's envelope. vLLM has a status for its code."""
-    code = error.get("code")
-    if isinstance(code, int) and not isinstance(code, bool) and 400 <= code < 600:
-        kind = errors.anthropic_kind(code)
+    """The error inside an upstream's stream, in Anthropic's envelope; of its status nothing is left but its code."""
+    status = errors.status_of(error.get("code"))
+    if status is not None:
+        kind = anthropic.kind_of(status)
     else:
         known = ("invalid_request_error", "rate_limit_error", "permission_error")
         kind = error["type"] if error.get("type") in known else "api_error"
@@ -128,7 +95,6 @@ def _write_error(kind: str, error: dict[str, Any], request_id: str, what: str) -
     message = error.get("message") or error.get("detail")
     if not isinstance(message, str):
         message = f"The upstream answered {what} and did not say why."
-    if error.get("code") == "context_length_exceeded" and _TOO_LONG not in message.lower():
-        message = f"{_TOO_LONG}: {message}"
+    message = anthropic.message_of(error.get("code"), message)
     told = {**error, "type": kind, "message": message}
     return _ENCODE.encode({"type": "error", "error": told, "request_id": request_id})

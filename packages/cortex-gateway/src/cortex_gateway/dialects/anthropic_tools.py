@@ -7,7 +7,7 @@ are dropped and reported: a model here has no definition of them. Pure.
 
 from typing import Any
 
-from cortex_gateway.dialects.anthropic_fields import Dropped, invalid, optional, require
+from cortex_gateway.dialects.fields import Dropped, invalid, optional, require
 
 _CARRIED = ("name", "description", "input_schema", "type", "strict")
 _CHOICES = {"auto": "auto", "any": "required", "none": "none"}

@@ -51,11 +51,18 @@ class Dialect(Protocol):
         name: for logs.
         path: where clients ask for it.
         upstream_path: where neurons are asked.
+        may_load: a model that is not up is brought up for it; else it is refused.
+        ping: the event that tells a client of a stream, beside a comment, that it is still waited for; empty: a comment
+            is enough. None: nothing streams here.
+        without_route: what to go by where an upstream has no such path; None: it is an error.
     """
 
     name: str
     path: str
     upstream_path: str
+    may_load: bool
+    ping: bytes | None
+    without_route: "Dialect | None"
 
     def read(self, body: bytes) -> Asked:
         """The narrow look at a request.
@@ -73,5 +80,5 @@ class Dialect(Protocol):
     def notes(self, asked: Asked) -> Notes:
         """What `read` changed or left out."""
 
-    def translate(self, meter: Meter, request_id: str) -> Translator:
-        """What the answer passes through, the meter included. `request_id` goes into errors."""
+    def translate(self, meter: Meter, request_id: str, asked: Asked) -> Translator:
+        """What the answer to `asked` passes through, the meter included. `request_id` goes into errors."""

@@ -9,9 +9,15 @@ def has_content(data: bytes) -> bool:
     return False
 
 
+class Pooling(Verbatim):
+    """An API whose answers are whole."""
+
+    ping: bytes | None = None
+
+
 OPENAI_POOLING = (
-    Verbatim("openai_embeddings", "/v1/embeddings", has_content),
-    Verbatim("openai_score", "/v1/score", has_content),
-    Verbatim("openai_rerank", "/v1/rerank", has_content),
-    Verbatim("openai_tokenize", "/tokenize", has_content),
+    Pooling("openai_embeddings", "/v1/embeddings", has_content),
+    Pooling("openai_score", "/v1/score", has_content),
+    Pooling("openai_rerank", "/v1/rerank", has_content),
+    Pooling("openai_tokenize", "/tokenize", has_content),
 )

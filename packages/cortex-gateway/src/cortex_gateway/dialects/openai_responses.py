@@ -6,6 +6,8 @@ from collections.abc import Callable
 from cortex_core import responses
 from cortex_core.errors import CortexError
 from cortex_core.responses import Progress, ResponseUsage
+from cortex_gateway.dialects.dialect import Dialect
+from cortex_gateway.dialects.responses_chat import ResponsesByChat
 from cortex_gateway.dialects.verbatim import Verbatim
 from cortex_gateway.usage import Meter
 
@@ -55,6 +57,8 @@ class ResponsesMeter(Meter):
 
 class OpenAIResponses(Verbatim):
     """POST /v1/responses."""
+
+    without_route: Dialect | None = ResponsesByChat()
 
     def __init__(self) -> None:
         super().__init__("openai_responses", "/v1/responses", lambda data: False)

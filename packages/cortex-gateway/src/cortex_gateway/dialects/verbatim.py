@@ -3,10 +3,31 @@
 
 from collections.abc import Callable
 
+import msgspec
+
 from cortex_core import openai
+from cortex_core.errors import RouteNotFoundError
 from cortex_core.openai import Asked
-from cortex_gateway.dialects.dialect import Notes
+from cortex_gateway.dialects.dialect import Dialect, Notes
 from cortex_gateway.usage import Meter
+
+# How servers say that they have no such path, or none that takes a POST.
+NO_ROUTE = frozenset({404, 405, 501})
+_READ = msgspec.json.Decoder()
+
+
+def lacks_route(status: int, body: bytes) -> bool:
+    """Whether an answer says that the server has no such path, rather than no such model."""
+    if status not in NO_ROUTE:
+        return False
+    try:
+        answer = _READ.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return True  # a page of the server's own
+    error = answer.get("error", answer) if isinstance(answer, dict) else None
+    if not isinstance(error, dict) or error.get("code") == RouteNotFoundError.code:
+        return True
+    return "model" not in str(error).lower()  # of all servers, the refusals of a model say so
 
 
 class Verbatim:
@@ -17,6 +38,10 @@ class Verbatim:
         path: the same on both sides.
         has_content: whether an event's data holds something that the model said.
     """
+
+    may_load = True
+    ping: bytes | None = b""
+    without_route: Dialect | None = None
 
     def __init__(self, name: str, path: str, has_content: Callable[[bytes], bool]) -> None:
         self.name = name
@@ -36,5 +61,5 @@ class Verbatim:
     def notes(self, asked: Asked) -> Notes:
         return Notes()
 
-    def translate(self, meter: Meter, request_id: str) -> Meter:
+    def translate(self, meter: Meter, request_id: str, asked: Asked) -> Meter:
         return meter

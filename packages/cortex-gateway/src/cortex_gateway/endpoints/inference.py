@@ -8,6 +8,7 @@ from contextlib import AbstractAsyncContextManager
 
 from cortex_core import openai
 from cortex_core.errors import (
+    ClientError,
     CortexError,
     InvalidRequestBodyError,
     MissingModelFieldError,
@@ -15,11 +16,12 @@ from cortex_core.errors import (
     UpstreamConnectionError,
     UpstreamProtocolError,
 )
-from cortex_core.http.client import Client, Reply
+from cortex_core.http.client import Client, Reply, read_all
 from cortex_core.http.exchange import Exchange
 from cortex_core.http.relay import relay
 from cortex_gateway.config import Config
 from cortex_gateway.dialects.dialect import Dialect
+from cortex_gateway.dialects.verbatim import NO_ROUTE, lacks_route
 from cortex_gateway.dispatcher import Dispatcher
 from cortex_gateway.fleet import Fleet
 from cortex_gateway.metrics import Done, Metrics
@@ -68,6 +70,14 @@ class Inference:
     async def infer(self, exchange: Exchange, body: bytes) -> None:
         """Answer one request. Raises CortexError where the answer has not begun."""
         turn = self._read(exchange, body)
+        try:
+            await self._place_and_answer(turn)
+        except CortexError as error:
+            if not turn.is_open:
+                raise
+            await self._end_open(turn, error)
+
+    async def _place_and_answer(self, turn: Turn) -> None:
         served = await self._dispatcher.place(turn)
         try:
             async with asyncio.timeout(None) as turn.limit:
@@ -76,6 +86,15 @@ class Inference:
             if not turn.was_cut:
                 raise
             await _end_cut(turn)
+
+    async def _end_open(self, turn: Turn, error: CortexError) -> None:
+        """Tell an error in a stream whose headers have gone out, and nothing else."""
+        turn.exchange.notes.update(error_code=error.code, reason=error.message)
+        if "node" not in turn.exchange.notes:
+            self._metrics.note_rejection(error.code)
+        meter = turn.dialect.meter("gateway", time.monotonic)
+        passing = turn.dialect.translate(meter, turn.exchange.request_id, turn.asked)
+        await turn.exchange.end(passing.fail(error))
 
     def cut(self) -> None:
         """End every answer that is still running, in an error that its client can read."""
@@ -107,24 +126,26 @@ class Inference:
     async def _answer(self, turn: Turn, served: Serve) -> None:
         self._running.add(turn)
         try:
-            other = await self._serve(turn, served)
-            if other is not None:
-                await self._serve(turn, other)
+            place: Serve | None = served
+            while place is not None:  # once more elsewhere, and once more in other words
+                place = await self._serve(turn, place)
         finally:
             self._running.discard(turn)
 
     async def _serve(self, turn: Turn, served: Serve) -> Serve | None:
-        """Ask one node, and count that. Returns where to ask instead; None: the client has its answer."""
+        """Ask one node, and count that. Returns where to ask now; None: the client has its answer."""
         self._dispatcher.note_served(turn, served)
         meter = turn.dialect.meter(served.node, time.monotonic)
         other: Serve | None = None
         has_ended = False  # else the client left, or it was cut
         try:
-            with self._fleet.serving(served.node, served.model_id):
+            with self._fleet.serving(served.node, served.model_id, time.monotonic):
                 other = await self._ask(turn, served, meter)
             has_ended = True
         except CortexError as error:
-            meter.error_code = error.code
+            # What a translation finds wrong with a request is none of ours.
+            if not isinstance(error, ClientError):
+                meter.error_code = error.code
             has_ended = True
             raise
         finally:
@@ -140,10 +161,17 @@ class Inference:
                     reason = f"it answered {reply.status}"
                     if other := self._dispatcher.elsewhere(turn, served, reason):
                         return other
+                if reply.status in NO_ROUTE and (dialect := turn.dialect.without_route):
+                    body = await read_all(reply)
+                    if lacks_route(reply.status, body):
+                        turn.speak(dialect)
+                        return served
+                    reply = _Whole(reply, body)
                 self._metrics.note_overhead(overhead_s)
-                turn.passing = turn.dialect.translate(meter, turn.exchange.request_id)
+                turn.passing = turn.dialect.translate(meter, turn.exchange.request_id, turn.asked)
                 extra = turn.answer_headers(served, overhead_s)
                 await relay(turn.exchange, reply, turn.passing, extra)
+                turn.is_open = False
         except (UpstreamConnectionError, UpstreamProtocolError) as error:
             if other := self._dispatcher.elsewhere(turn, served, error.message):
                 return other
@@ -179,6 +207,20 @@ class Inference:
         )
         self._metrics.note_done(done)
         turn.exchange.notes.update(_told(done))
+
+
+class _Whole:
+    """An answer that was read to its end already."""
+
+    is_event_stream = False
+
+    def __init__(self, reply: Reply, body: bytes) -> None:
+        self.status = reply.status
+        self.headers = reply.headers
+        self._unread = [body]
+
+    async def read(self) -> bytes:
+        return self._unread.pop() if self._unread else b""
 
 
 def _told(done: Done) -> dict[str, float]:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """GET /v1/models and GET /v1/models/{id}."""
 
+import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
@@ -12,6 +13,7 @@ from cortex_gateway.dialects import anthropic_models
 from cortex_gateway.endpoints.answer import answer_body, answer_json
 from cortex_gateway.fleet import Fleet
 from cortex_gateway.listing import list_models
+from cortex_gateway.routing.plan import find_id
 
 
 class Models:
@@ -44,7 +46,7 @@ class Models:
         return answer_body(anthropic_models.write_list(models, page))
 
     async def one(self, request: Request) -> Response:
-        """One model, by id, alias, or bare name.
+        """One model, by id, alias, bare name, or a name that a pattern fits.
 
         Raises:
             ModelNotFoundError: nobody declares or has it.
@@ -55,6 +57,7 @@ class Models:
         view = self._fleet.view()
         resident = {found.state.id for found in view.residents(name)}
         entry = _find(entries, name) or next((e for e in entries if e.id in resident), None)
+        entry = entry or self._find_meant(entries, name)
         if entry is not None:
             if _speaks_anthropic(request):
                 return answer_body(anthropic_models.write_model(entry))
@@ -63,6 +66,12 @@ class Models:
         if unseen:
             raise NoHealthyNodeError(model=name, reason=f"{', '.join(unseen)}: never answered")
         raise ModelNotFoundError(model=name)
+
+    def _find_meant(self, entries: list[ModelEntry], name: str) -> ModelEntry | None:
+        """What a name that is not listed is served by, told as an alias of it; None: it is not served."""
+        target = find_id(self._fleet.view(), self._catalogue, name)
+        entry = _find(entries, target)
+        return entry and msgspec.structs.replace(entry, id=name, alias_of=target)
 
     def _entries(self) -> list[ModelEntry]:
         return list_models(self._fleet.view(), self._catalogue, self._created)

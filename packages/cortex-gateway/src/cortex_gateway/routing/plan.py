@@ -1,18 +1,26 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What becomes of one request, from what is known now? Pure."""
 
+from collections.abc import Mapping
+
 import msgspec
 
 from cortex_core.catalogue import Catalogue, Model
 from cortex_core.control import ModelSpec
 from cortex_core.node import ModelStatus
-from cortex_gateway.fleet import FleetView, Resident, is_ready
-from cortex_gateway.placement import choose_node, failed_there, fits_now, survey
+from cortex_gateway.config import EvictionSettings
+from cortex_gateway.declared import find_entry, names_of
+from cortex_gateway.eviction import Displace, Room
+from cortex_gateway.fleet import Claims, FleetView, Place, Resident
+from cortex_gateway.placement import Options, Survey, failed_there, find_options, survey
 from cortex_gateway.routing.policy import Policy, Replica
 
 NOBODY: frozenset[str] = frozenset()
 # Soon over: a load goes on, and room that is being made is made.
 _PASSING = (ModelStatus.LOADING, ModelStatus.UNLOADING)
+NO_OPTIONS = Options(best=None, blocked={})
+_RULES = EvictionSettings()
+_GOING = {"sleep": "put to sleep", "unload": "unloaded"}
 
 
 class Serve(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,13 +46,54 @@ class Wait(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
 
 
+class Queue(msgspec.Struct, frozen=True, kw_only=True):
+    """Others have the room that it needs: wait until it can be had on one of these nodes; look again afterwards."""
+
+    nodes: tuple[str, ...]
+    model: str
+    reason: str
+
+    @property
+    def node(self) -> str:
+        """The first of them."""
+        return self.nodes[0]
+
+
+class Wake(msgspec.Struct, frozen=True, kw_only=True):
+    """Have it woken there, then look again.
+
+    Attributes:
+        claims_mb: MiB that it takes of each device.
+        displaces: who has to make room first.
+    """
+
+    node: str
+    model: str
+    model_id: str
+    reason: str
+    claims_mb: Claims = {}
+    displaces: tuple[Displace, ...] = ()
+
+    @property
+    def place(self) -> Place:
+        """Where, and the id that it has there."""
+        return self.node, self.model_id
+
+
 class Load(msgspec.Struct, frozen=True, kw_only=True):
-    """Have it loaded there, then look again. `spec` is what the neuron is asked for; the rest as in Serve."""
+    """Have it loaded there, then look again. `spec` is what the neuron is asked for; the rest as in Wake."""
 
     node: str
     model: str
     spec: ModelSpec
     reason: str
+    claims_mb: Claims = {}
+    displaces: tuple[Displace, ...] = ()
+
+    @property
+    def place(self) -> Place:
+        """Where, and the id that it will have there."""
+        return self.node, self.spec.model_id
 
 
 class Refuse(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,7 +112,7 @@ class Refuse(msgspec.Struct, frozen=True, kw_only=True):
     kind: str | None = None
 
 
-Decision = Serve | Wait | Load | Refuse
+Decision = Serve | Wait | Queue | Wake | Load | Refuse
 
 
 def plan(
@@ -74,28 +123,35 @@ def plan(
     avoid: frozenset[str] = NOBODY,
     *,
     may_hold: bool = True,
+    eviction: EvictionSettings = _RULES,
+    now_s: float = 0.0,
 ) -> Decision:
-    """Say what becomes of a request for `name`, which may be an alias. Nodes in `avoid` do not serve.
+    """Say what becomes of a request for `name`, which may be an alias or fit a pattern of them. Nodes in `avoid` do not serve.
 
-    Without `may_hold` the request waits for nothing, since that was in vain: steps 2 and 4 are left out.
+    Without `may_hold` the request waits for nothing, since that was in vain: steps 2 and 4 to 6 are left out.
 
     1. Replicas are ready and not full: serve from the one that `choose` names.
-    2. It is loading somewhere, or leaving: wait for the end of that.
+    2. It is loading or waking somewhere, or leaving: wait for the end of that.
     3. Its engine is being restarted, and nobody else has it: refuse, `model_recovering`.
-    4. It is declared, and a node that is up could run it: load it there; beside full replicas only where it fits now
-       and did not fail before.
-    5. Every replica is full: serve from one of them. The neuron counts better than we do, and refuses with its numbers.
-    6. Nobody declares it: refuse, as `_refuse_undeclared` says.
-    7. Nodes that could run it are down, or never answered: refuse, `no_healthy_node`.
-    8. None can ever run it: refuse, `model_infeasible`, with the arithmetic.
+    4. It sleeps where there is room, or is declared and could be loaded where there is room: wake or load it there.
+       Beside full replicas only where it did not fail before.
+    5. There is room after others made it: displace them, then wake or load it there. Beside full replicas nobody goes.
+    6. Who has the room may not go yet, or it is another's turn: wait for room.
+    7. Every replica is full: serve from one of them. The neuron counts better than we do, and refuses with its numbers.
+    8. Nobody declares it, and it does not sleep anywhere: refuse, as `_refuse_undeclared` says.
+    9. Nodes that could run it are down, drained, or never answered: refuse, `no_healthy_node`.
+    10. Its room is held by models of a higher priority, or by what is no model of ours: refuse, `insufficient_vram`.
+    11. None can ever run it, or only pinned models could make room: refuse, `model_infeasible`, with the arithmetic.
 
     The answer is stale after the next await.
     """
-    model_id = catalogue.resolve(name)
+    model_id = find_id(view, catalogue, name)
     entry = find_entry(catalogue, model_id)
+    there = view.residents(*names_of(entry, model_id))
+    if entry is None and there:  # a bare name stands for its only bearer
+        model_id = there[0].state.id
     names = names_of(entry, model_id)
-    there = view.residents(*names)
-    ready = [view.replica(r) for r in there if is_ready(r.state) and r.node.name not in avoid]
+    ready = [view.replica(r) for r in there if view.serves(r) and r.node.name not in avoid]
     if free := [replica for replica in ready if not replica.is_full]:  # 1
         return _serve(choose(free), entry, "ready")
     if may_hold and (waiting := _wait(view, there, names, entry)):  # 2
@@ -104,25 +160,33 @@ def plan(
         return Refuse(
             code="model_recovering", model=names[0], node=back.node.name, reason="the engine failed"
         )
-    if may_hold and entry and (load := _load(view, entry, ready)):  # 4
-        return load
-    if ready:  # 5
+    options = NO_OPTIONS
+    if may_hold:
+        options = find_options(view, catalogue, model_id, eviction, now_s)
+        if coming := _bring_up(entry, names[0], options, beside_full=bool(ready)):  # 4, 5
+            return coming
+        if not ready and (queue := _queue(names[0], options)):  # 6
+            return queue
+    if ready:  # 7
         return _serve(choose(ready), entry, "every replica is full")
-    if entry is None:  # 6
+    if entry is None and not options.blocked:  # 8
         return _refuse_undeclared(view, model_id, there)
-    return _refuse_declared(view, entry)  # 7, 8
+    return _refuse_roomless(view, entry, names[0], options)  # 9, 10, 11
 
 
-def find_entry(catalogue: Catalogue, model_id: str) -> Model | None:
-    """The catalogue's entry of a concrete id, with or without its source; None: nobody declares it."""
-    return catalogue.find(model_id) or next(
-        (m for m in catalogue.models if m.source and f"{m.source}:{m.id}" == model_id), None
-    )
+def find_id(view: FleetView, catalogue: Catalogue, name: str) -> str:
+    """The concrete id that a client's name means.
 
-
-def names_of(entry: Model | None, model_id: str) -> tuple[str, ...]:
-    """Every id that the model may be resident under; the first is what it is called."""
-    return (entry.id, entry.spec().model_id) if entry else (model_id,)
+    1. An alias: its model.
+    2. What the catalogue declares, or a node has or had: itself.
+    3. A pattern of the aliases fits it: that one's model. The default model is the shortest pattern.
+    4. Itself, which nobody knows.
+    """
+    if (model_id := catalogue.resolve(name)) != name:  # 1
+        return model_id
+    if find_entry(catalogue, name) or view.knows(name):  # 2
+        return name
+    return catalogue.match(name) or name  # 3, 4
 
 
 def _serve(replica: Replica, entry: Model | None, reason: str) -> Serve:
@@ -145,22 +209,49 @@ def _wait(
     return Wait(node=node, model=model, model_id=state.id, reason=f"it is {state.status} there")
 
 
-def _load(view: FleetView, entry: Model, full: list[Replica]) -> Load | None:
-    taken = {replica.node for replica in full}
-    free = tuple(node for node in survey(view, entry).feasible if node.name not in taken)
-    if full:
-        free = tuple(n for n in free if fits_now(n, entry) and not failed_there(n, entry))
-    if not free:
+def _bring_up(
+    entry: Model | None, model: str, options: Options, *, beside_full: bool
+) -> Wake | Load | None:
+    best = options.best
+    if best is None or not isinstance(best.found, Room):
         return None
-    node = choose_node(view, entry, free)
-    reason = (
-        "it fits" if fits_now(node, entry) else "no node has room now, and this one could make it"
+    failed = entry is not None and failed_there(best.node, entry)
+    if beside_full and (failed or not best.is_free):
+        return None
+    displaces = best.found.displaces
+    going = ", ".join(f"{each.model} is {_GOING[each.how]}" for each in displaces)
+    reason = f"{going} for it" if going else "there is room"
+    if best.asleep is not None:
+        return Wake(
+            node=best.node.name,
+            model=model,
+            model_id=best.asleep.id,
+            reason=reason,
+            claims_mb=best.found.claims_mb,
+            displaces=displaces,
+        )
+    if entry is None:
+        return None
+    return Load(
+        node=best.node.name,
+        model=model,
+        spec=entry.spec(),
+        reason=reason,
+        claims_mb=best.found.claims_mb,
+        displaces=displaces,
     )
-    return Load(node=node.name, model=entry.id, spec=entry.spec(), reason=reason)
+
+
+def _queue(model: str, options: Options) -> Queue | None:
+    held = {node: found for node, found in options.blocked.items() if found.by == "held"}
+    if not held:
+        return None
+    reason = "; ".join(f"{node}: {found.reason}" for node, found in held.items())
+    return Queue(nodes=tuple(held), model=model, reason=reason)
 
 
 def _refuse_undeclared(view: FleetView, model: str, there: list[Resident]) -> Refuse:
-    """Why a model without an entry goes nowhere: it failed; its node is down; nobody can know yet; nobody has it."""
+    """Why a model without an entry goes nowhere: it failed; its node is drained, or down; nobody can know yet; nobody has it."""
     if failed := _with_status(there, ModelStatus.FAILED):
         reason = failed.state.last_error or "the neuron does not say why"
         return Refuse(
@@ -170,6 +261,9 @@ def _refuse_undeclared(view: FleetView, model: str, there: list[Resident]) -> Re
             kind="engine_failed",
             reason=reason,
         )
+    if drained := [r.node.name for r in there if r.node.name in view.drained]:
+        reason = f"{', '.join(drained)}: is drained"
+        return Refuse(code="no_healthy_node", model=model, reason=reason)
     if lost := view.lost(model):
         return Refuse(
             code="no_healthy_node", model=model, reason=f"{', '.join(lost)}: does not answer"
@@ -180,14 +274,20 @@ def _refuse_undeclared(view: FleetView, model: str, there: list[Resident]) -> Re
     return Refuse(code="model_not_found", model=model, reason="nobody declares or has it")
 
 
-def _refuse_declared(view: FleetView, entry: Model) -> Refuse:
-    found = survey(view, entry)
-    if reason := found.why_nowhere:
-        return Refuse(code="model_infeasible", model=entry.id, reason=reason)
-    absent = "; ".join(f"{node}: {why}" for node, why in found.absent.items())
-    return Refuse(
-        code="no_healthy_node", model=entry.id, reason=absent or "no nodes are configured"
-    )
+def _refuse_roomless(view: FleetView, entry: Model | None, model: str, options: Options) -> Refuse:
+    found = survey(view, entry) if entry else Survey(feasible=(), absent={}, infeasible={})
+    if found.absent or (not found.infeasible and not options.blocked):  # 9
+        absent = _told(found.absent) or "no nodes are configured"
+        return Refuse(code="no_healthy_node", model=model, reason=absent)
+    blocked = {node: each.reason for node, each in options.blocked.items()}
+    if any(each.by != "pinned" for each in options.blocked.values()):  # 10
+        return Refuse(code="insufficient_vram", model=model, reason=_told(blocked))
+    reason = _told({**found.infeasible, **blocked})
+    return Refuse(code="model_infeasible", model=model, reason=reason)  # 11
+
+
+def _told(reasons: Mapping[str, str]) -> str:
+    return "; ".join(f"{node}: {reason}" for node, reason in reasons.items())
 
 
 def _with_status(there: list[Resident], *statuses: str) -> Resident | None:

@@ -2,7 +2,7 @@
 import pytest
 
 from cortex_core.errors import InvalidRequestBodyError
-from cortex_gateway.dialects.anthropic_fields import MAX_DROPPED_NAMES, Dropped, optional, require
+from cortex_gateway.dialects.fields import MAX_DROPPED_NAMES, Dropped, optional, require
 
 
 def test_what_is_dropped_is_named_once_and_in_order() -> None:

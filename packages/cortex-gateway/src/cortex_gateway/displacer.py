@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Moves models down the ladder: lets their work end, then has them put to sleep or unloaded."""
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+
+from cortex_core import logs
+from cortex_core.control import MoveAnswer, MoveRequest
+from cortex_core.errors import (
+    CortexError,
+    InsufficientVramError,
+    NoHealthyNodeError,
+    UpstreamConnectionError,
+    UpstreamTimeoutError,
+)
+from cortex_core.http.client import Client, RefusedError
+from cortex_gateway.eviction import Displace
+from cortex_gateway.fleet import Fleet
+from cortex_gateway.poller import Poller
+
+log = logs.get(__name__)
+
+# The neuron lets work end that is not ours, and copies weights; a node that dies meanwhile is noticed by the poller.
+MOVE_S = 900.0
+# How soon the end of a model's work is noticed.
+LOOK_S = 0.02
+
+
+class Displacer:
+    """Carries out Displace.
+
+    Args:
+        fleet: what is in flight.
+        clients: one per node.
+        poller: looks at a node at once after a move, so that the next plan sees its memory.
+        drain_s: seconds that a model's work has to end.
+        on_evicted: told model and node of each.
+    """
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        clients: Mapping[str, Client],
+        poller: Poller,
+        drain_s: float,
+        on_evicted: Callable[[str, str], None],
+    ) -> None:
+        self._fleet = fleet
+        self._clients = clients
+        self._poller = poller
+        self._drain_s = drain_s
+        self._on_evicted = on_evicted
+
+    async def displace(self, who: Displace, model: str) -> None:
+        """Have one make room for another model. The fleet knows already that it leaves, so nothing new is sent to it.
+
+        Raises:
+            InsufficientVramError: its work did not end in time; it serves on.
+            NoHealthyNodeError: the node was lost.
+        """
+        began_s = time.monotonic()
+        await self._drain(who, model)
+        status = await self._move(who, model)
+        await self._poller.poll(who.node)
+        self._on_evicted(who.model, who.node)
+        log.info(
+            "model evicted",
+            model=who.model,
+            node=who.node,
+            status=status,
+            reason=f"room for {model}",
+            duration_s=round(time.monotonic() - began_s, 3),
+        )
+
+    async def move(self, who: Displace) -> str:
+        """Have a model asleep or unloaded, for nobody's sake. Nothing new is sent to it meanwhile.
+
+        Returns:
+            The status that it has then; `unloaded`: it is gone.
+
+        Raises:
+            InsufficientVramError, NoHealthyNodeError: as `displace`.
+        """
+        with self._fleet.moving(who.place):
+            await self._drain(who, who.model)
+            status = await self._move(who, who.model)
+            await self._poller.poll(who.node)
+        return status
+
+    async def run_idle(self, find: Callable[[], list[Displace]], interval_s: float) -> None:
+        """Move those down that `find` names, again and again, until cancelled."""
+        while True:
+            await asyncio.sleep(interval_s)
+            for who in find():
+                try:
+                    await self.move(who)
+                except CortexError as error:
+                    log.warning(
+                        "idle model stays", model=who.model, node=who.node, reason=error.message
+                    )
+                else:
+                    self._on_evicted(who.model, who.node)
+                    log.info("model evicted", model=who.model, node=who.node, reason="idle")
+
+    async def _drain(self, who: Displace, model: str) -> None:
+        try:
+            async with asyncio.timeout(self._drain_s):
+                while self._fleet.in_flight(who.place):  # noqa: ASYNC110 - the fleet is pure, and wakes nobody
+                    await asyncio.sleep(LOOK_S)
+        except TimeoutError:
+            reason = f"{who.model} has the room, and its work did not end in {self._drain_s:.0f} s"
+            raise InsufficientVramError(model=model, reason=reason) from None
+
+    async def _move(self, who: Displace, model: str) -> str:
+        """The status that it has then. One that does not sleep after all is unloaded."""
+        for how in dict.fromkeys((who.how, "unload")):
+            try:
+                return await self._ask(who, how, model)
+            except RefusedError as refused:
+                if refused.code == "model_not_found":
+                    break
+                if refused.code != "cannot_sleep":
+                    reason = f"{who.node}: {refused.message}"
+                    raise InsufficientVramError(model=model, reason=reason) from None
+        return "unloaded"
+
+    async def _ask(self, who: Displace, how: str, model: str) -> str:
+        client, body = self._clients[who.node], MoveRequest(model_id=who.model_id)
+        try:
+            answer = await client.ask("POST", f"/models/{how}", MoveAnswer, body, timeout_s=MOVE_S)
+        except (UpstreamConnectionError, UpstreamTimeoutError) as error:
+            reason = f"{who.node} was lost while {who.model} made room: {error.message}"
+            raise NoHealthyNodeError(model=model, reason=reason) from None
+        return answer.status

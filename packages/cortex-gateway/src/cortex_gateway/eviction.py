@@ -1,0 +1,373 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Who makes room for a model on a node, and may that be now? Nobody is sent away here. Pure.
+
+To add a strategy: a function that gives the order, one line in STRATEGIES.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Literal
+
+import msgspec
+
+from cortex_core.catalogue import DEFAULT_PRIORITY, Catalogue, Model
+from cortex_core.node import ModelState, ModelStatus
+from cortex_gateway.config import EvictionSettings
+from cortex_gateway.declared import find_entry, names_of
+from cortex_gateway.fleet import Claims, FleetView, NodeView, Place, Resident, is_ready
+from cortex_gateway.memory import Need, free_mb, held_by_all
+
+# Who waits for room is served before others get their turns, and takes it from who is young, after this part of its wait.
+URGENT_RATIO = 0.5
+
+
+class Claimant(msgspec.Struct, frozen=True, kw_only=True):
+    """Who wants room.
+
+    Attributes:
+        place: where, and the id that it will be resident under.
+        need: what it needs there.
+        rank: its priority.
+        since_s: when the oldest of its requests began to wait, monotonic seconds.
+    """
+
+    place: Place
+    need: Need
+    rank: int = DEFAULT_PRIORITY
+    since_s: float
+
+
+class Displace(msgspec.Struct, frozen=True, kw_only=True):
+    """A model that makes room, and how: `sleep`, or `unload`."""
+
+    node: str
+    model: str
+    model_id: str
+    how: Literal["sleep", "unload"]
+
+    @property
+    def place(self) -> Place:
+        """Where it is."""
+        return self.node, self.model_id
+
+
+class Room(msgspec.Struct, frozen=True, kw_only=True):
+    """There is room, or will be without some.
+
+    Attributes:
+        claims_mb: what is taken of each device; empty: it is not known how much it needs.
+        displaces: who makes room; empty: it is free.
+        loss: how much is lost by that; of two rooms, the one with less is better.
+    """
+
+    claims_mb: Claims = {}
+    displaces: tuple[Displace, ...] = ()
+    loss: tuple[float, ...] = ()
+
+
+class Blocked(msgspec.Struct, frozen=True, kw_only=True):
+    """There is no room now.
+
+    Attributes:
+        by: `held`: who has it works, has just come up, or is on its way, so it may be had later. `outranked`: only models
+            of a higher priority could make it. `foreign`: what has it is none of the fleet's models. `pinned`: all
+            that could make it is pinned.
+        reason: the arithmetic.
+    """
+
+    by: Literal["held", "outranked", "foreign", "pinned"]
+    reason: str
+
+
+class Holder(msgspec.Struct, frozen=True, kw_only=True):
+    """A model that has a part of a node's devices.
+
+    Attributes:
+        displace: how it would make room.
+        held_mb: what would be free without it, by device.
+        rank: its priority.
+        used_s: when it was last used; 0: not since we look.
+        is_busy: requests are there.
+        is_awaited: it has come up for requests that will be there in an instant.
+        is_young: it has not been up for its minimum residency.
+        is_pinned: it is never displaced.
+        is_moving: it comes, goes, or makes room for another.
+        is_given: it makes room for this claimant already.
+    """
+
+    displace: Displace
+    held_mb: Claims
+    rank: int
+    used_s: float
+    is_busy: bool = False
+    is_awaited: bool = False
+    is_young: bool = False
+    is_pinned: bool = False
+    is_moving: bool = False
+    is_given: bool = False
+
+
+Order = Callable[[Holder], tuple[float, ...]]
+
+
+def _lru(holder: Holder) -> tuple[float, ...]:
+    return (holder.used_s,)
+
+
+def _priority(holder: Holder) -> tuple[float, ...]:
+    return (holder.rank, holder.used_s)
+
+
+# Whose turn it is to go first, among those that may.
+STRATEGIES: dict[str, Order] = {"lru": _lru, "priority": _priority}
+
+
+def find_room(
+    view: FleetView,
+    catalogue: Catalogue,
+    node: NodeView,
+    claimant: Claimant,
+    rules: EvictionSettings,
+    now_s: float,
+) -> Room | Blocked:
+    """Say whether a model has room on a node, and who would make it.
+
+    1. There is room, or nobody knows how much it needs: nobody goes.
+    2. Those make room that may go now: as few as can be, those that the strategy names first. Who works or is young
+       goes only if others are not enough, and only for who waits long enough; see `_may_go`.
+    3. All that could make it is pinned: blocked, for good.
+    4. Higher priorities have it, or something that is no model of the fleet; or who could go may not yet: blocked.
+
+    The answer is stale after the next await.
+    """
+    need = claimant.need
+    if need.share_mb is None:  # 1
+        return Room()
+    free = free_mb(view, catalogue, node, without=claimant.place)
+    if chosen := need.choose(free):
+        return Room(claims_mb=need.claims_mb(chosen))
+    holders = holders_of(view, catalogue, node, claimant.place, rules, now_s)
+    going = [each for each in holders if _may_go(each, claimant, rules, now_s)]
+    rooms = [_without(free, going, each, need, rules) for each in _candidates(free, going, need)]
+    if fitting := [room for room in rooms if room is not None]:  # 2
+        return min(fitting, key=lambda room: room.loss)
+    is_moving = any(at[0] == node.name and at != claimant.place for at in view.loads)
+    return _blocked(node, free, holders, claimant, rules, is_moving=is_moving)  # 3, 4
+
+
+def find_idle(
+    view: FleetView, catalogue: Catalogue, rules: EvictionSettings, now_s: float
+) -> list[Displace]:
+    """Who has not been asked for in `idle_ttl_s`, though nobody wants the room: to go one rung down.
+
+    A sleeper goes after twice as long. What was up before us was last used when we first saw it.
+    """
+    found = []
+    for node in view.nodes:
+        for state in node.models if node.is_up and rules.idle_ttl_s else []:
+            resident, place = Resident(node, state), (node.name, state.id)
+            holder = _holder(view, catalogue, resident, {}, place, rules, now_s)
+            stays_s = rules.idle_ttl_s * (2 if state.status == ModelStatus.SLEEPING else 1)
+            is_kept = holder.is_pinned or holder.is_moving or holder.is_busy or holder.is_awaited
+            if not is_kept and now_s - max(holder.used_s, node.up_since_s) >= stays_s:
+                found.append(holder.displace)
+    return found
+
+
+def holders_of(
+    view: FleetView,
+    catalogue: Catalogue,
+    node: NodeView,
+    claimant: Place,
+    rules: EvictionSettings,
+    now_s: float,
+) -> list[Holder]:
+    """Who has the node's memory, but for the claimant itself."""
+    held_mb = held_by_all(view, catalogue, node)
+    return [
+        _holder(view, catalogue, Resident(node, state), held_mb[place], claimant, rules, now_s)
+        for state in node.models
+        if (place := (node.name, state.id)) != claimant
+    ]
+
+
+def is_pinned(view: FleetView, entry: Model | None, node: str, model_id: str) -> bool:
+    """Whether a model is never evicted there: its entry, or an operator, pinned it."""
+    declared = entry is not None and node in entry.pinned_on
+    return declared or view.is_pinned(node, model_id, *names_of(entry, model_id))
+
+
+def is_busy(view: FleetView, resident: Resident) -> bool:
+    """Whether requests are at it."""
+    return resident.state.status != ModelStatus.SLEEPING and view.replica(resident).busy > 0
+
+
+def _holder(
+    view: FleetView,
+    catalogue: Catalogue,
+    resident: Resident,
+    held_mb: Claims,
+    claimant: Place,
+    rules: EvictionSettings,
+    now_s: float,
+) -> Holder:
+    state, place = resident.state, (resident.node.name, resident.state.id)
+    entry = find_entry(catalogue, state.id)
+    name = names_of(entry, state.id)[0]
+    is_given = place in view.leaving and view.leaving[place] == claimant
+    up_s = view.up_s.get(place)
+    return Holder(
+        displace=Displace(node=place[0], model=name, model_id=state.id, how=_how(state)),
+        held_mb=held_mb,
+        rank=entry.priority if entry else DEFAULT_PRIORITY,
+        used_s=max(view.used_s.get(place, 0.0), up_s or 0.0),
+        is_busy=is_busy(view, resident),
+        is_awaited=is_ready(state) and name in view.held,
+        is_young=up_s is not None and now_s - up_s < rules.min_residency_s,
+        is_pinned=is_pinned(view, entry, place[0], state.id),
+        is_moving=place in view.loads
+        or (place in view.leaving and not is_given)
+        or state.status not in (ModelStatus.LOADED, ModelStatus.SLEEPING),
+        is_given=is_given,
+    )
+
+
+def _how(state: ModelState) -> Literal["sleep", "unload"]:
+    """The neuron knows what sleeps in its host's memory, and drops the weights, or the model, where that is short."""
+    return "sleep" if state.can_sleep and state.status == ModelStatus.LOADED else "unload"
+
+
+def _may_go(holder: Holder, claimant: Claimant, rules: EvictionSettings, now_s: float) -> bool:
+    """Whether a holder may be displaced for a claimant now.
+
+    1. Not what is pinned, on its way, or of a higher priority where that counts.
+    2. Who makes room for it already goes on; who was brought up for requests serves them first.
+    3. Who is young stays, until the claimant has waited for half of what it may.
+    4. Who works stays, until the claimant has waited as long as a residency: then its work is let end, and what comes
+       after that waits its turn.
+    """
+    if holder.is_pinned or holder.is_moving or _outranks(holder, claimant, rules):  # 1
+        return False
+    if holder.is_given or holder.is_awaited:  # 2
+        return holder.is_given
+    waited_s, urgent_s = now_s - claimant.since_s, rules.max_wait_s * URGENT_RATIO
+    if holder.is_young and waited_s < urgent_s:  # 3
+        return False
+    return not holder.is_busy or waited_s >= min(rules.min_residency_s, urgent_s)  # 4
+
+
+def _outranks(holder: Holder, claimant: Claimant, rules: EvictionSettings) -> bool:
+    return rules.strategy == "priority" and holder.rank > claimant.rank
+
+
+def _candidates(free: Claims, going: Sequence[Holder], need: Need) -> list[tuple[int, ...]]:
+    """Sets of devices that could have room without those that may go: each one alone, or those with most of it."""
+    emptied = {i: mb + sum(h.held_mb.get(i, 0) for h in going) for i, mb in free.items()}
+    if need.count != 1:
+        chosen = need.choose(emptied)
+        return [chosen] if chosen else []
+    return [(i,) for i in need.among if emptied.get(i, 0) >= (need.share_mb or 0)]
+
+
+def _without(
+    free: Claims,
+    going: Sequence[Holder],
+    devices: tuple[int, ...],
+    need: Need,
+    rules: EvictionSettings,
+) -> Room | None:
+    """As few as make room on these devices: one after the other until it is enough, less those that did not matter."""
+    short = {i: (need.share_mb or 0) - free.get(i, 0) for i in devices}
+    short = {i: mb for i, mb in short.items() if mb > 0}
+    order = STRATEGIES[rules.strategy]
+    chosen: list[Holder] = []
+    for holder in sorted(
+        going, key=lambda each: (*_harm(each), *order(each), each.displace.model_id)
+    ):
+        if _is_enough(short, chosen):
+            break
+        if any(holder.held_mb.get(i) for i in short):
+            chosen.append(holder)
+    if not _is_enough(short, chosen):
+        return None
+    for holder in chosen[::-1]:
+        rest = [other for other in chosen if other is not holder]
+        if _is_enough(short, rest):
+            chosen = rest
+    return Room(
+        claims_mb=need.claims_mb(devices),
+        displaces=tuple(holder.displace for holder in chosen),
+        loss=_loss(chosen, order),
+    )
+
+
+def _harm(holder: Holder) -> tuple[bool, bool, bool]:
+    """Who was told to go already goes on; then those that do nothing, then the young, then those that work."""
+    return not holder.is_given, holder.is_busy, holder.is_young
+
+
+def _loss(chosen: Iterable[Holder], order: Order) -> tuple[float, ...]:
+    """Compared: how many work, how many are young, whom the strategy would keep longest, how many."""
+    gone = list(chosen)
+    worst = max((order(holder) for holder in gone), default=())
+    return sum(h.is_busy for h in gone), sum(h.is_young for h in gone), *worst, len(gone)
+
+
+def _is_enough(short: Claims, going: Iterable[Holder]) -> bool:
+    held = [holder.held_mb for holder in going]
+    return all(sum(each.get(i, 0) for each in held) >= mb for i, mb in short.items())
+
+
+def _blocked(
+    node: NodeView,
+    free: Claims,
+    holders: Sequence[Holder],
+    claimant: Claimant,
+    rules: EvictionSettings,
+    *,
+    is_moving: bool,
+) -> Blocked:
+    need = claimant.need
+    devices = node.discovery.devices if node.discovery else []
+    total = {d.index: d.vram_total_mb for d in devices}
+    pinned = [holder for holder in holders if holder.is_pinned]
+    needs = f"needs {need.count} device(s) with {need.share_mb} MiB free"
+    if need.choose(_less(total, pinned)) is None and pinned:
+        return Blocked(by="pinned", reason=f"{needs}, and pinned there: {_names(pinned)}")
+    above = [h for h in holders if not h.is_pinned and _outranks(h, claimant, rules)]
+    if above and need.choose(_less(total, [*pinned, *above])) is None:
+        return Blocked(by="outranked", reason=f"{needs}, and of higher priority: {_names(above)}")
+    has = ", ".join(f"{mb} MiB" for mb in free.values())
+    others = [h for h in holders if not h.is_pinned and h not in above]
+    claimed = {i: mb + sum(h.held_mb.get(i, 0) for h in others) for i, mb in free.items()}
+    # what comes up has not taken all that it will, so its room is nobody's yet
+    is_moving = is_moving or any(holder.is_moving for holder in holders)
+    if need.choose(claimed) is None and not is_moving:
+        return Blocked(by="foreign", reason=f"{needs}, has {has}, and no model there could make it")
+    return Blocked(by="held", reason=f"{needs}, has {has}; {_why_held(others)}")
+
+
+def _less(total: Claims, holders: Iterable[Holder]) -> dict[int, int]:
+    held = [holder.held_mb for holder in holders]
+    return {i: mb - sum(each.get(i, 0) for each in held) for i, mb in total.items()}
+
+
+def _why_held(holders: Iterable[Holder]) -> str:
+    """Why who could make room does not yet."""
+    told = [
+        f"{holder.displace.model} {_state(holder)}"
+        for holder in holders
+        if any(holder.held_mb.values()) or holder.is_moving
+    ]
+    return ", ".join(told) or "a load is under way there"
+
+
+def _state(holder: Holder) -> str:
+    if holder.is_moving:
+        return "comes or goes"
+    if holder.is_busy or holder.is_awaited:
+        return "works"
+    return "has just come up" if holder.is_young else "waits its turn"
+
+
+def _names(holders: Iterable[Holder]) -> str:
+    return ", ".join(holder.displace.model for holder in holders)

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Keeps clients of streams from giving up while their requests are held: headers after a while, then a sign of life each few seconds."""
+
+import asyncio
+import re
+import time
+from typing import assert_never
+
+from cortex_core.http.exchange import ClientGoneError
+from cortex_core.node import Progress
+from cortex_gateway.config import LoadingSettings
+from cortex_gateway.fleet import Fleet
+from cortex_gateway.routing.plan import Load, Queue, Wait, Wake
+from cortex_gateway.turn import Turn
+
+_NO_WORD = re.compile(r"[^A-Za-z0-9_]+")
+
+
+class Keeper:
+    """Keeps those who wait.
+
+    Args:
+        fleet: knows how far a load is.
+        settings: when headers go out, and how often a sign of life does.
+    """
+
+    def __init__(self, fleet: Fleet, settings: LoadingSettings) -> None:
+        self._fleet = fleet
+        self._commit_after_s = settings.commit_after_s
+        self._keepalive_s = settings.keepalive_s
+
+    async def run(self, turn: Turn, held_by: Wait | Queue | Wake | Load) -> None:
+        """Write to the client until cancelled; return at once where it wants no stream, or when it has left."""
+        ping = turn.dialect.ping
+        if not turn.asked.stream or ping is None:
+            return
+        try:
+            while True:
+                await asyncio.sleep(self._next_s(turn) - time.monotonic())
+                turn.kept_s = time.monotonic()
+                if not turn.is_open:
+                    await turn.open()
+                await turn.exchange.write(write_comment(self._progress(held_by)) + ping)
+        except ClientGoneError:  # who serves it is told so too
+            return
+
+    def _next_s(self, turn: Turn) -> float:
+        """When the next sign is due, monotonic seconds."""
+        if turn.kept_s is not None:
+            return turn.kept_s + self._keepalive_s
+        return turn.began_s + self._commit_after_s
+
+    def _progress(self, held_by: Wait | Queue | Wake | Load) -> Progress:
+        match held_by:
+            case Queue():
+                return Progress(phase="queued")
+            case Wake():
+                state = self._fleet.node(held_by.node).state(held_by.model_id)
+                return Progress(phase="waking", eta_s=state.wake_s if state else None)
+            case Load() | Wait():
+                model_id = held_by.place[1] if isinstance(held_by, Load) else held_by.model_id
+                state = self._fleet.node(held_by.node).state(model_id)
+                told = state.progress if state else None
+                return told or Progress(phase="loading")
+            case _:
+                assert_never(held_by)
+
+
+def write_comment(progress: Progress) -> bytes:
+    """How far it is, as a comment of Server-Sent Events, which every client passes over."""
+    words = [f"phase={_NO_WORD.sub('_', progress.phase)}"]
+    if progress.ratio is not None:
+        words.append(f"ratio={progress.ratio:.2f}")
+    if progress.eta_s is not None:
+        words.append(f"eta_s={progress.eta_s:.0f}")
+    return f": {' '.join(words)}\n\n".encode()

@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What operators order is done, told place by place, and refused with a reason."""
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+
+from cortex_core.catalogue import Model
+from cortex_core.testing import Collected, collect, make_device, make_discovery, make_state
+
+GPU = make_discovery(make_device(0, 24_000), harnesses=("echo",))
+MODELS = [Model(id=name, harness="echo", vram_mb=20_000) for name in "mx"]
+
+
+async def order(fleet: Any, path: str, **body: Any) -> Collected:
+    front = fleet.gateway.front
+    return await collect(front, "POST", f"/fleet/{path}", body=json.dumps(body).encode())
+
+
+async def done(fleet: Any, path: str, **body: Any) -> list[dict[str, Any]]:
+    answer = await order(fleet, path, **body)
+    assert answer.status == 200, answer.body
+    told: list[dict[str, Any]] = answer.json["done"]
+    return told
+
+
+def at(status: str, model: str | None = "m", node: str | None = "a", already: bool = False) -> Any:
+    return [{"status": status, "model_id": model, "node": node, "already": already}]
+
+
+async def test_a_model_is_loaded_where_it_is_best_or_where_it_is_said(
+    fake: Any, start: Any
+) -> None:
+    first, second = fake(found=GPU), fake(make_state("z"), found=GPU)
+    async with start(first, second, models=MODELS, aliases={"alias": "m"}) as fleet:
+        assert await done(fleet, "models/load", model_id="alias") == at("loaded")
+        assert await done(fleet, "models/load", model_id="m") == at("loaded", already=True)
+        assert await done(fleet, "models/load", model_id="m", node="b") == at("loaded", node="b")
+    assert [len(neuron.loads) for neuron in (first, second)] == [1, 1]
+
+
+async def test_a_load_has_others_make_room_and_says_who_may_not(fake: Any, start: Any) -> None:
+    neuron = fake(make_state("x"), found=GPU)
+    async with start(neuron, models=MODELS) as fleet:
+        assert await done(fleet, "models/pin", model_id="x", node="a") == at("pinned", "x")
+        answer = await order(fleet, "models/load", model_id="m")
+        assert (answer.status, answer.json["error"]["code"]) == (404, "model_infeasible")
+        assert "pinned there: x" in answer.json["error"]["message"]
+        assert await done(fleet, "models/unpin", model_id="x", node="a") == at("unpinned", "x")
+        with fleet.gateway.fleet.serving("a", "x"):
+            answer = await order(fleet, "models/load", model_id="m")
+            assert (answer.status, answer.json["error"]["code"]) == (503, "insufficient_vram")
+            assert "x works" in answer.json["error"]["message"]
+        assert await done(fleet, "models/load", model_id="m") == at("loaded")
+    assert neuron.moves == [("unload", "x")]
+
+
+async def test_a_model_goes_to_sleep_wakes_and_goes(fake: Any, start: Any) -> None:
+    neuron = fake(make_state("m", can_sleep=True), make_state("x"), found=make_discovery())
+    async with start(neuron) as fleet:
+        assert await done(fleet, "models/sleep", model_id="m") == at("sleeping")
+        assert await done(fleet, "models/sleep", model_id="m") == at("sleeping", already=True)
+        assert await done(fleet, "models/wake", model_id="m") == at("loaded")
+        assert await done(fleet, "models/wake", model_id="m") == at("loaded", already=True)
+        answer = await order(fleet, "models/sleep", model_id="x")
+        assert (answer.status, answer.json["error"]["code"]) == (409, "cannot_sleep")
+        assert await done(fleet, "models/unload", model_id="m", node="a") == at("unloaded")
+        answer = await order(fleet, "models/unload", model_id="m")
+        assert (answer.status, answer.json["error"]["code"]) == (404, "model_not_found")
+    assert neuron.moves == [("sleep", "m"), ("wake", "m"), ("unload", "m")]
+
+
+async def test_nothing_to_unload_of_a_declared_model_is_no_error(fake: Any, start: Any) -> None:
+    async with start(fake(), models=MODELS) as fleet:
+        assert await done(fleet, "models/unload", model_id="m") == []
+
+
+async def test_work_ends_before_a_model_is_unloaded_by_hand(fake: Any, start: Any) -> None:
+    neuron, gate = fake(make_state("m")), asyncio.Event()
+    whole = neuron.answer(0)
+    neuron.answer = lambda n: (*whole[:2], [gate, *whole[2]])
+    async with start(neuron) as fleet:
+        asked = asyncio.create_task(fleet.ask("m"))
+        await neuron.began.wait()
+        unload = asyncio.create_task(order(fleet, "models/unload", model_id="m"))
+        while not fleet.gateway.fleet.view().leaving:
+            await asyncio.sleep(0)
+        assert neuron.moves == []
+        gate.set()
+        assert (await asked).status == 200
+        assert (await unload).status == 200
+    assert neuron.moves == [("unload", "m")]
+
+
+async def test_a_drained_node_gets_nothing_new(fake: Any, start: Any) -> None:
+    first, second = fake(make_state("m")), fake(make_state("m"))
+    async with start(first, second) as fleet:
+        assert await done(fleet, "nodes/drain", node="a") == at("drained", None)
+        answers = [await fleet.ask("m") for _ in range(4)]
+        assert {answer.header(b"x-cortex-node") for answer in answers} == {b"b"}
+        assert await done(fleet, "nodes/undrain", node="a") == at("undrained", None)
+        answers = [await fleet.ask("m") for _ in range(4)]
+        assert {answer.header(b"x-cortex-node") for answer in answers} == {b"a"}
+
+
+async def test_a_plan_tells_what_each_node_would_do(fake: Any, start: Any) -> None:
+    first, second = fake(make_state("x", can_sleep=True), found=GPU), fake(found=make_discovery())
+    async with start(first, second, models=MODELS) as fleet:
+        answer = await order(fleet, "plan", model_id="m")
+        assert answer.status == 200
+        told = answer.json
+        answer = await order(fleet, "plan", model_id="nobody")
+        assert (answer.status, answer.json["error"]["code"]) == (404, "model_not_found")
+    assert (told["model_id"], told["decision"], told["chosen"]) == ("m", "load", "a")
+    assert told["nodes"] == [
+        {
+            "node": "a",
+            "fits": True,
+            "decision": "load",
+            "reason": "x is put to sleep for it",
+            "needed_mb": {"0": 20_000},
+            "would_displace": {"x": "sleep"},
+        },
+        {
+            "node": "b",
+            "fits": False,
+            "decision": "refuse",
+            "reason": "b: needs 1 device(s) of 20000 MiB, has no devices",
+            "needed_mb": {},
+            "would_displace": {},
+        },
+    ]
+    assert (first.moves, first.loads, second.loads) == ([], [], [])
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "code"),
+    [
+        ("models/load", {"model_id": "nobody"}, 404, "model_not_found"),
+        ("models/load", {"model_id": "m", "node": "z"}, 400, "invalid_request_body"),
+        ("models/load", {"model": "m"}, 400, "invalid_request_body"),
+        ("models/pin", {"model_id": "m", "node": "z"}, 400, "invalid_request_body"),
+        ("models/fly", {"model_id": "m"}, 404, "route_not_found"),
+        ("nodes/drain", {"node": "z"}, 400, "invalid_request_body"),
+        ("nodes/fly", {"node": "a"}, 404, "route_not_found"),
+    ],
+)
+async def test_what_an_operator_gets_wrong_is_said(
+    fake: Any, start: Any, path: str, body: dict[str, str], status: int, code: str
+) -> None:
+    async with start(fake(), models=MODELS) as fleet:
+        answer = await order(fleet, path, **body)
+    assert (answer.status, answer.json["error"]["code"]) == (status, code)
+
+
+@pytest.mark.slow
+async def test_what_nobody_asks_for_goes_one_rung_down_after_the_other(
+    fake: Any, start: Any
+) -> None:
+    neuron = fake(make_state("m", can_sleep=True), make_state("x"), found=GPU)
+    async with start(neuron, models=MODELS, eviction={"idle_ttl_s": 0.2}) as fleet:
+        await done(fleet, "models/pin", model_id="x")
+        told = 'cortex_evictions_total{model="m",node="a"} 2.0'
+        while told not in await fleet.metrics():
+            await asyncio.sleep(0.01)
+    assert neuron.moves == [("sleep", "m"), ("unload", "m")]
