@@ -156,9 +156,9 @@ async def measure(rounds: int, streams: int, chunks: int) -> dict[str, Measured]
 def main() -> None:
     """Measure and print. Exit code 1: it could not be measured."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3, help="rounds of each figure (3)")
+    parser.add_argument("--rounds", type=int, default=9, help="rounds of each figure (9)")
     parser.add_argument("--streams", type=int, default=32, help="streams at once (32)")
-    parser.add_argument("--chunks", type=int, default=200, help="chunks of each stream (200)")
+    parser.add_argument("--chunks", type=int, default=60, help="chunks of each stream (60)")
     given = parser.parse_args()
     try:
         found = asyncio.run(measure(given.rounds, given.streams, given.chunks))
