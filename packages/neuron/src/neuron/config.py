@@ -176,7 +176,7 @@ class SupervisionSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
         probe_interval_s: seconds between two looks at whether an engine computes numbers; one that does not is
             ended and started again.
         max_restarts: how often a lost engine is started again within `restart_window_s`; then it is failed.
-        restart_window_s: seconds after which a loss is forgotten.
+        restart_window_s: seconds of service after which a loss is forgotten.
     """
 
     heartbeat_timeout_s: _Positive | None = None

@@ -28,6 +28,7 @@ KILLED_S = 5.0
 PARTS = 8
 # A look goes through all processes of the machine.
 LOOK_EVERY_S = 0.25
+LOOKS = 16
 
 
 class HostStartError(Exception):
@@ -100,7 +101,7 @@ class HostProcess:
 
     def _check_stopped(self, timeout_s: float) -> None:
         now_s = time.monotonic()
-        if now_s - self._looked_s < LOOK_EVERY_S:
+        if now_s - self._looked_s < max(LOOK_EVERY_S, timeout_s / LOOKS):
             return
         self._looked_s = now_s
         stopped = machine.stopped_in(self.pid)
@@ -133,6 +134,10 @@ class HostProcess:
             if not self._exited.is_set():
                 log.warning("engine host killed", model=self._name, pid=self.pid)
             self.kill_group()
+            await self._finish()
+
+    async def _finish(self) -> None:
+        """Wait for the end of what was killed, and give back all that was held for it."""
         try:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(KILLED_S):

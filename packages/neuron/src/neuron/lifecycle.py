@@ -49,7 +49,6 @@ MOVES: dict[tuple[ModelStatus | None, Event], ModelStatus | None] = {
     (_S.SLEEPING, _E.WOKEN): _S.LOADING,
     (_S.SLEEPING, _E.KEPT): _S.LOADED,
     (_S.SLEEPING, _E.FAILED): _S.FAILED,
-    (_S.SLEEPING, _E.LOST): _S.RECOVERING,
     (_S.SLEEPING, _E.UNLOAD): _S.UNLOADING,
     (_S.RECOVERING, _E.READY): _S.LOADED,
     (_S.RECOVERING, _E.LOST): _S.RECOVERING,

@@ -12,7 +12,7 @@ class Restarts:
 
     Args:
         most: restarts within the window; one more loss, and it is given up.
-        window_s: seconds after which a loss is forgotten.
+        window_s: seconds of service after which a loss is forgotten.
     """
 
     def __init__(self, most: int, window_s: float) -> None:
@@ -21,7 +21,7 @@ class Restarts:
         self._losses_s: deque[float] = deque()
 
     def note_loss(self, now_s: float) -> float | None:
-        """It was lost. Returns the seconds until it is started again; None: it is given up.
+        """It was lost, `now_s` by a clock that runs while it serves. Returns the seconds until it is started again; None: it is given up.
 
         The first restart is at once, since most causes pass; each further one waits twice as long.
         """

@@ -186,6 +186,46 @@ async def test_a_load_during_an_unload_waits_and_loads(served: Served) -> None:
     assert served.host_pids != before
 
 
+async def test_a_load_during_an_unload_that_is_given_up_is_told_that_it_serves(
+    served: Served,
+) -> None:
+    model_id = "echo/m?tokens=100000&token_s=0.01"
+    await served.load(model_id)
+    body = {"model": model_id, "prompt": "a"}
+    running = asyncio.create_task(served.post("/v1/completions", body))
+    await served.until("/health", lambda health: health["models"][0]["running"] == 1)
+    unloading = asyncio.create_task(served.echo.unload(model_id))
+    await served.until_status(model_id, "unloading")
+    async with asyncio.timeout(5):
+        assert (await served.echo.load(make_echo(model_id))).status == "loaded"
+    with pytest.raises(WaitTimeoutError):
+        await unloading
+    await served.echo.unload(model_id, force=True)
+    await running
+
+
+async def test_a_load_between_a_sleep_and_an_unload_that_are_given_up_ends(served: Served) -> None:
+    model_id = "echo/m?tokens=100000&token_s=0.01"
+    await served.load(model_id)
+    running = asyncio.create_task(
+        served.post("/v1/completions", {"model": model_id, "prompt": "a"})
+    )
+    await served.until("/health", lambda health: health["models"][0]["running"] == 1)
+    sleeping = asyncio.create_task(served.echo.sleep(model_id))
+    await served.until_status(model_id, "sleeping")
+    loading = asyncio.create_task(served.echo.load(make_echo(model_id)))
+    await asyncio.sleep(0)  # its first step
+    unloading = asyncio.create_task(served.echo.unload(model_id))
+    async with asyncio.timeout(5):
+        await asyncio.wait({sleeping, unloading})
+        assert (await loading).status == "loaded"
+    assert served.status(model_id) == "loaded"
+    unloading.exception()
+    sleeping.exception()
+    await served.echo.unload(model_id, force=True)
+    await running
+
+
 async def test_closing_tells_who_waits_for_a_load_at_once(served: Served) -> None:
     loading = asyncio.create_task(served.echo.load(make_echo("echo/m?load_s=60")))
     await served.until_status("echo/m?load_s=60", "loading")

@@ -167,6 +167,31 @@ async def test_too_many_sleepers_on_a_device_and_the_oldest_goes(served: Served)
     }
 
 
+async def test_as_many_sleepers_as_may_stay_all_stay(served: Served) -> None:
+    harness = OnOneDevice(make_config(), served.echo._shared)
+    served.echo._shared.max_sleeping = 4
+    for name in "abc":
+        await harness.load(make_echo(f"echo/{name}"))
+        await harness.sleep(f"echo/{name}")
+    assert [r.status for r in served.daemon.residents.all()] == ["sleeping"] * 3
+
+
+async def test_one_that_only_drains_is_no_sleeper_to_make_room(served: Served) -> None:
+    harness = OnOneDevice(make_config(), served.echo._shared)
+    served.echo._shared.max_sleeping = 1
+    busy = "echo/busy?ttft_s=0.25"
+    for model_id in (busy, "echo/a", "echo/b"):
+        await harness.load(make_echo(model_id))
+    running = asyncio.create_task(complete(served, busy))
+    await served.until("/health", lambda health: health["models"][0]["running"] == 1)
+    draining = asyncio.create_task(harness.sleep(busy))
+    await served.until_status(busy, "sleeping")
+    await harness.sleep("echo/a")
+    await harness.sleep("echo/b")
+    assert (await running)[0] == 200
+    await draining
+
+
 async def test_a_sleeper_has_no_claim_and_gets_it_back(served: Served) -> None:
     harness = OnOneDevice(make_config(), served.echo._shared)
     await harness.load(make_echo("echo/a"))

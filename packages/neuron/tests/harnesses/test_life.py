@@ -139,7 +139,7 @@ async def test_an_engine_that_is_lost_too_often_is_failed_and_can_be_loaded_agai
     failed = await until(quick, "echo/m", ModelStatus.FAILED)
     assert failed.failure is not None
     assert failed.failure.reason == (
-        "it was lost 3 times within 600 s, the last time since its process was killed by SIGKILL"
+        "it was lost 3 times within 600 s of service, the last time since its process was killed by SIGKILL"
     )
     code, answer, headers = await quick.post("/v1/completions", {"model": "echo/m", "prompt": "a"})
     assert (code, answer["error"]["code"]) == (502, "load_failed")

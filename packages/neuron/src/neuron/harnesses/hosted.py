@@ -108,6 +108,8 @@ class Hosted(ABC):
         run = self._find_run(model_id)
         if self._status(run) is ModelStatus.LOADED:
             return False
+        if self._status(run) is ModelStatus.UNLOADING:
+            raise ModelNotFoundError(model=model_id)
         if self._status(run) is ModelStatus.SLEEPING:
             self._ladder.begin_wake(run)
         await run.settled.wait()
@@ -125,9 +127,11 @@ class Hosted(ABC):
         resident = self._residents.find(model_id)
         if resident is None:
             return False
+        run = self._shared.runs.get(resident.id)
         if resident.status is not ModelStatus.UNLOADING:
             self._residents.note_unload(resident.id)
-        run = self._shared.runs.get(resident.id)
+            if run is not None:
+                run.decided.clear()
         if run is None:  # it had failed, and all of it has ended
             self._residents.note_gone(resident.id)
             return True
@@ -143,7 +147,8 @@ class Hosted(ABC):
     async def _end(self, run: Run) -> None:
         """End its engine, and see that the devices have back what it had."""
         resident = self._residents.get(run.spec.model_id)
-        claims_mb = dict(resident.claims_mb) if resident else {}
+        has_all = run.settled.is_set() and run.error is None and not run.gone.is_set()
+        claims_mb = dict(resident.claims_mb) if resident and has_all else {}
         before_mb = await self._shared.measuring.free_mb() if claims_mb else {}
         run.end()
         await run.gone.wait()
@@ -161,12 +166,14 @@ class Hosted(ABC):
         model_id, drain_s = run.spec.model_id, self._shared.drain_s
         link = self._shared.traffic.find(model_id)
         drained = link is None or await link.drained(drain_s)
-        if run.gone.is_set():
-            return
+        if run.gone.is_set() or self._shared.traffic.find(model_id) is not link:
+            return  # its engine went by itself
         # Another caller, who waited as long, may have given up and kept it: then it is in use again.
         status = self._status(run)
         if status is ModelStatus.UNLOADING and not drained:
             self._residents.note_kept(model_id)
+            run.decided.set()
+            run.settle()
         if status is not ModelStatus.UNLOADING or not drained:
             raise WaitTimeoutError(model=model_id, waited_s=drain_s, what="its requests to end")
 
@@ -182,8 +189,10 @@ class Hosted(ABC):
                 resident is None or run is None
             ):  # not here, or it had failed and all of it has ended
                 return self._begin(spec)
-            if resident.status in (ModelStatus.FAILED, ModelStatus.UNLOADING):
+            if resident.status is ModelStatus.FAILED:
                 await run.gone.wait()
+            elif resident.status is ModelStatus.UNLOADING:
+                await run.decided.wait()
             elif differs := spec_differences(spec, resident.spec):
                 raise SpecConflictError(model=resident.id, differs=", ".join(differs))
             else:

@@ -96,12 +96,15 @@ class Ladder:
         )
 
     async def _fall_asleep(self, run: Run, link: Link) -> None:
-        model_id, began_s = run.spec.model_id, time.monotonic()
+        model_id = run.spec.model_id
         devices = run.launch.devices if run.launch else []
         claims_mb = dict(run.launch.claims_mb) if run.launch else {}
         try:
             async with self._shared.starting_on(devices):
                 before_mb = await self._shared.measuring.free_mb()
+                if self._status(run) is not ModelStatus.SLEEPING:
+                    return
+                began_s = time.monotonic()
                 await _ask(link, SLEEP_PATH, _ENCODE.encode(SleepOrder(level=self._level(run))))
                 if self._status(run) is not ModelStatus.SLEEPING:
                     return
@@ -111,8 +114,9 @@ class Ladder:
                 self._shared.metrics.note_leak()
                 raise _MoveError(too_little)
         except (CortexError, _MoveError) as error:
-            log.warning("model did not sleep", model=model_id, reason=str(error))
-            await self._unload(model_id)
+            if self._status(run) is ModelStatus.SLEEPING:
+                log.warning("model did not sleep", model=model_id, reason=str(error))
+                await self._unload(model_id)
             return
         sleep_s = time.monotonic() - began_s
         self._shared.metrics.note_move("sleep", sleep_s)
@@ -128,13 +132,10 @@ class Ladder:
     async def _keep_few_asleep(self, run: Run) -> None:
         """Unload who sleeps longest on a device that has too many sleepers."""
         for device in run.launch.devices if run.launch else []:
-            sleepers = [
-                resident
-                for resident in self._residents.all()
-                if resident.status is ModelStatus.SLEEPING and device in resident.devices
-            ]
+            sleepers = [r for r in self._residents.all() if _sleeps_on(r, device)]
             sleepers.sort(key=lambda resident: resident.began_s)
-            for resident in sleepers[: len(sleepers) - self._shared.max_sleeping]:
+            too_many = max(0, len(sleepers) - self._shared.max_sleeping)
+            for resident in sleepers[:too_many]:
                 log.info("sleeper makes room", model=resident.id, device=device)
                 await self._unload(resident.id)
 
@@ -142,7 +143,15 @@ class Ladder:
         """Wake a sleeping model, or one that is falling asleep; `run.settled` tells how that went."""
         if run.settled.is_set():
             run.reopen()
-        self._shared.tasks.create_task(self._wake(run))
+        self._shared.tasks.create_task(self._wake_guarded(run))
+
+    async def _wake_guarded(self, run: Run) -> None:
+        try:
+            await self._wake(run)
+        except Exception as error:  # a fault of ours must not end the other engines
+            log.exception("unhandled fault", model=run.spec.model_id)
+            if self._status(run) in (ModelStatus.SLEEPING, ModelStatus.LOADING):
+                run.lose(Failure(kind="wake_failed", reason=repr(error)))
 
     async def _wake(self, run: Run) -> None:
         async with run.moving:
@@ -156,16 +165,19 @@ class Ladder:
     async def _wake_up(
         self, run: Run, link: Link, devices: list[int], claims_mb: Mapping[int, int]
     ) -> None:
-        model_id, began_s = run.spec.model_id, time.monotonic()
+        model_id = run.spec.model_id
         await self._shared.measuring.measure()
         if self._status(run) is not ModelStatus.SLEEPING:
             return
         if missing_mb := self._shared.measuring.lacking_mb(model_id, claims_mb):
             run.settle(InsufficientVramError(model=model_id, reason=_write_missing(missing_mb)))
             return
-        self._residents.note_woken(model_id, claims_mb, began_s)
+        self._residents.note_woken(model_id, claims_mb, time.monotonic())
         try:
             async with self._shared.starting_on(devices):
+                if self._status(run) is not ModelStatus.LOADING:
+                    return
+                began_s = time.monotonic()
                 await _ask(link, WAKE_PATH, b"{}")
         except (CortexError, _MoveError) as error:
             if self._status(run) is ModelStatus.LOADING:
@@ -181,8 +193,16 @@ class Ladder:
         run.settle()
 
     def _status(self, run: Run) -> ModelStatus | None:
+        if self._shared.runs.get(run.spec.model_id) is not run:  # the id may be another's by now
+            return None
         resident = self._residents.get(run.spec.model_id)
         return resident.status if resident else None
+
+
+def _sleeps_on(resident: Resident, device: int) -> bool:
+    """Whether it is asleep there; one that still waits for its requests to end has its claims."""
+    asleep = resident.status is ModelStatus.SLEEPING and not resident.claims_mb
+    return asleep and device in resident.devices
 
 
 def _write_missing(missing_mb: Mapping[int, int]) -> str:

@@ -43,6 +43,8 @@ class Life:
         self._restarts = Restarts(settings.max_restarts, settings.restart_window_s)
         # Until the next start; None: there is none.
         self._delay_s: float | None = None
+        # How long it has served: losses are counted by that, or one that takes minutes to start would never be too often.
+        self._served_s = 0.0
 
     async def live(self) -> None:
         """Until the engine is given up. Whatever goes wrong with it goes wrong with it alone."""
@@ -72,8 +74,10 @@ class Life:
             log.info("model unloaded", model=self._id, harness=self._spec.harness)
         ended = Failure(kind="unloaded", reason="it was unloaded while it was loading")
         self._run.settle(self._error(ended))
-        del self._shared.runs[self._id]
+        if self._shared.runs.get(self._id) is self._run:
+            del self._shared.runs[self._id]
         self._run.gone.set()
+        self._run.decided.set()
 
     async def _serve(self, launch: Launch) -> None:
         """One process, from its start to its end."""
@@ -95,11 +99,16 @@ class Life:
     async def _serve_ready(
         self, host: HostProcess, launch: Launch, link: Link, ready: Ready
     ) -> None:
+        if self._status is ModelStatus.UNLOADING:
+            return
         host.note_shared_memory()
+        began_s = time.monotonic()
         self._shared.traffic.note_open(self._id, link, ready.max_running)
         try:
             self._note_ready(launch, ready)
-            self._note_failure(await self._until_lost(host, launch.heartbeat_timeout_s))
+            failure = await self._until_lost(host, launch.heartbeat_timeout_s)
+            self._served_s += time.monotonic() - began_s
+            self._note_failure(failure)
         finally:
             self._shared.traffic.note_gone(self._id)
         # Whatever it still does, nobody wants; its requests are told by their connections breaking.
@@ -195,9 +204,9 @@ class Life:
     def _note_failure(self, failure: Failure) -> None:
         """It did not come up, or was lost; what happens next is decided here, at once."""
         status = self._status
+        if status in (None, ModelStatus.UNLOADING, ModelStatus.FAILED):
+            return  # it was to go, or that is known
         served = self._residents.has_served(self._id)
-        if status is ModelStatus.UNLOADING:  # its end is no failure then
-            return
         self._shared.metrics.note_failure(self._id)
         log.error("engine failed", model=self._id, kind=failure.kind, reason=failure.reason)
         self._run.doom = None
@@ -205,7 +214,7 @@ class Life:
             self._give_up(failure)
             return
         now_s = time.monotonic()
-        self._delay_s = self._restarts.note_loss(now_s)
+        self._delay_s = self._restarts.note_loss(self._served_s)
         if self._delay_s is None:
             self._give_up(self._restarts_exhausted(failure))
             return
@@ -217,7 +226,7 @@ class Life:
         often, window_s = self._restarts.most + 1, self._restarts.window_s
         return Failure(
             kind="restarts_exhausted",
-            reason=f"it was lost {often} times within {window_s:.0f} s, the last time since {failure.reason}",
+            reason=f"it was lost {often} times within {window_s:.0f} s of service, the last time since {failure.reason}",
             suggestion="Load it again when the cause is mended.",
         )
 

@@ -59,6 +59,7 @@ class Run:
         planned: its spec is sound, or it has failed.
         settled: it serves, or it has failed.
         gone: nothing is left of it.
+        decided: an unload has ended: it is gone, or was kept.
         error: why it does not serve; None: it does, or it is not known yet.
         moving: held by who has it sleep or wake.
         launch: how it was last started; None: that is not decided yet.
@@ -71,6 +72,7 @@ class Run:
         self.planned = asyncio.Event()
         self.settled = asyncio.Event()
         self.gone = asyncio.Event()
+        self.decided = asyncio.Event()
         self.error: CortexError | None = None
         self.moving = asyncio.Lock()
         self.launch: Launch | None = None

@@ -64,7 +64,9 @@ class Session:
         self._stdin = stdin
         self._end = end
         self._exit_code = 0
-        self._beaten_s = time.monotonic()
+        # Since the engine's own loop last answered; it need not while weights are moved, which the daemon bounds.
+        self._silent_s = 0.0
+        self._moving = False
 
     def tell(self, message: Message) -> None:
         """One line to the daemon. May be called from any thread."""
@@ -102,7 +104,7 @@ class Session:
         ready = await _unless(stop, engine.start(self._start, self.tell))
         if ready is None:
             return
-        hot = {**engine.routes(), **_control_routes(engine)}
+        hot = {**engine.routes(), **self._control_routes(engine)}
         front = Front(daemon="engine", hot=hot, routes=[], max_body_mb=MAX_BODY_MB)
         sock = server.bind(f"unix:{self._start.socket}")
         tasks.create_task(server.serve(front, sock, asyncio.Event()))
@@ -126,11 +128,14 @@ class Session:
 
     async def _tell_activity(self, engine: Engine) -> None:
         """Tell what the engine does: when that changes, and as a heartbeat."""
-        told, told_s = None, 0.0
+        told, told_s, looked_s = None, 0.0, time.monotonic()
         while True:
             activity, now_s = engine.activity(), time.monotonic()
+            # A look that comes late is this process standing still, with all others of its container.
+            self._silent_s += min(now_s - looked_s, TELL_EVERY_S)
+            looked_s = now_s
             if activity != told or now_s - told_s >= TELL_EVERY_S:
-                silent_s = round(now_s - self._beaten_s, 3)
+                silent_s = 0.0 if self._moving else round(self._silent_s, 3)
                 self.tell(msgspec.structs.replace(activity, silent_s=silent_s))
                 told, told_s = activity, now_s
             await asyncio.sleep(LOOK_EVERY_S)
@@ -138,7 +143,7 @@ class Session:
     async def _beat(self, engine: Engine) -> None:
         while True:
             await engine.beat()
-            self._beaten_s = time.monotonic()
+            self._silent_s = 0.0
             await asyncio.sleep(BEAT_EVERY_S)
 
     async def _probe(self, engine: Engine) -> None:
@@ -146,23 +151,30 @@ class Session:
             await asyncio.sleep(self._start.probe_interval_s)
             await engine.probe()
 
+    def _control_routes(self, engine: Engine) -> dict[str, Handler]:
+        """What the daemon asks beside inference. No client reaches these: the daemon relays inference alone."""
+
+        async def sleep(exchange: Exchange, body: bytes) -> None:
+            level = msgspec.json.decode(body, type=SleepOrder).level
+            await self._move(engine.sleep(level))
+            await exchange.answer(200, b"{}")
+
+        async def wake(exchange: Exchange, _: bytes) -> None:
+            await self._move(engine.wake())
+            await exchange.answer(200, b"{}")
+
+        return {SLEEP_PATH: sleep, WAKE_PATH: wake}
+
+    async def _move(self, moving: Coroutine[Any, Any, None]) -> None:
+        self._moving = True
+        try:
+            await moving
+        finally:
+            self._moving, self._silent_s = False, 0.0
+
     def _fail(self, failed: Failed) -> None:
         self._exit_code = 1
         self.tell(failed)
-
-
-def _control_routes(engine: Engine) -> dict[str, Handler]:
-    """What the daemon asks beside inference. No client reaches these: the daemon relays inference alone."""
-
-    async def sleep(exchange: Exchange, body: bytes) -> None:
-        await engine.sleep(msgspec.json.decode(body, type=SleepOrder).level)
-        await exchange.answer(200, b"{}")
-
-    async def wake(exchange: Exchange, _: bytes) -> None:
-        await engine.wake()
-        await exchange.answer(200, b"{}")
-
-    return {SLEEP_PATH: sleep, WAKE_PATH: wake}
 
 
 def _write_fault(error: Exception, kind: str) -> Failed:

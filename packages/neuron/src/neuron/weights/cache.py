@@ -7,6 +7,7 @@ written last: whatever breaks off in between is never taken for a model.
 """
 
 import contextlib
+import fcntl
 import os
 import shutil
 import stat
@@ -23,6 +24,7 @@ PREFIX = "models--"
 INCOMPLETE = ".incomplete"
 _REMOVED = ".cortex-removed-"
 _LAST_USED = ".cortex-last-used.json"
+_LOCK = ".lock"
 MAIN = "main"
 
 
@@ -126,7 +128,18 @@ class Cache:
 
     def place(self, name: str, revision: str, blobs: Mapping[str, str]) -> Path:
         """Make the snapshot of whole blobs: file name to blob's name. Then `main` names it."""
-        snapshots = self.folder(name) / "snapshots"
+        folder = self.folder(name)
+        folder.mkdir(parents=True, exist_ok=True)
+        # Another daemon may be making the same one.
+        with (folder / _LOCK).open("w") as held:
+            fcntl.flock(held, fcntl.LOCK_EX)
+            snapshot = self._place_held(folder / "snapshots", revision, blobs)
+            ref = folder / "refs" / MAIN
+            ref.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(ref, revision.encode())
+        return snapshot
+
+    def _place_held(self, snapshots: Path, revision: str, blobs: Mapping[str, str]) -> Path:
         snapshot = snapshots / revision
         if snapshot.is_dir():
             _link(snapshot, blobs)
@@ -135,9 +148,6 @@ class Cache:
             shutil.rmtree(staged, ignore_errors=True)
             _link(staged, blobs)
             staged.rename(snapshot)
-        ref = self.folder(name) / "refs" / MAIN
-        ref.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(ref, revision.encode())
         return snapshot
 
     def _read_last_used(self) -> dict[str, float]:

@@ -50,7 +50,7 @@ from neuron.host.processes import Watched, descendants
 # How vLLM names its processes. Others that it starts, for compilers say, may end when they like.
 _PROCESS_NAME = "VLLM::"
 # Tokens of one probe: they do not count as work to be probed.
-_PROBE_TOKENS = 2
+_PROBE_TOKENS = 3
 # One process needs about 1 s; ranks need several to end each other, and leave shared memory when killed.
 STOP_S = 10.0
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  # nothing is made there by us
@@ -136,7 +136,7 @@ class VllmEngine:
             self._running.died
         ):  # of the first thing that it was asked; what its processes saw tells why
             raise EngineDiedError(model=self._model_id, reason="EngineCore is gone")
-        self._probed = self._load.counts.generated_tokens
+        self._probed = self._work()
         serving = Serving(library, self._running, self._model_id, parsers.thinking, settings)
         self._routes = serving.routes()
         memory = await self._running.rank_memory()
@@ -169,7 +169,7 @@ class VllmEngine:
         Raises:
             EngineDiedError: EngineCore is gone and does not come back; the host has nothing left to serve with.
         """
-        if self._running is None:
+        if self._running is None or not self._routes:  # the start itself tells why it fails
             return Activity()
         if self._running.died:
             raise EngineDiedError(model=self._model_id, reason="EngineCore is gone")
@@ -182,12 +182,16 @@ class VllmEngine:
             await self._running.beat()
 
     async def probe(self) -> None:
-        if self._asleep or self._load.counts.generated_tokens - self._probed <= _PROBE_TOKENS:
+        if self._asleep or self._work() - self._probed <= _PROBE_TOKENS:
             return
-        self._probed = self._load.counts.generated_tokens
+        self._probed = self._work()
         if not await self._running.is_sound(self._model_id):
             logits = await self._running.look_at_logits(self._model_id)
             raise PoisonedError("what it computes are no numbers (NaN)", logits)
+
+    def _work(self) -> int:
+        """Tokens read and written so far."""
+        return self._load.counts.prompt_tokens + self._load.counts.generated_tokens
 
     async def sleep(self, level: int) -> None:
         self._asleep = True

@@ -230,7 +230,9 @@ class Running:
             return True
 
     async def look_at_logits(self, model_id: str) -> list[dict[str, float]]:
-        """The health of the logits of two steps, as the first rank has them."""
+        """The health of the logits of two steps, as the first rank has them; of a model without logits, nothing."""
+        if "generate" not in self.tasks:
+            return []
         await self._engine.collective_rpc("begin_logits_probe")
         await self.is_sound(model_id)
         found: list[list[dict[str, float]]] = await self._engine.collective_rpc("end_logits_probe")
@@ -283,11 +285,6 @@ class Running:
     def context_tokens(self) -> int:
         """Tokens of prompt and answer together that one request may have."""
         return int(self.config.model_config.max_model_len)
-
-    @property
-    def ranks(self) -> int:
-        """Processes that share the model's weights."""
-        return int(self.config.parallel_config.tensor_parallel_size)
 
     @property
     def max_running(self) -> int:
@@ -347,6 +344,9 @@ def _choose_start_method() -> None:
         vllm.v1.engine.utils.get_mp_context = lambda: multiprocessing.get_context("fork")
 
 
+# On a CPU the engine keeps every core busy with threads that spin; what answers goes before what computes.
+ENGINE_NICE = 5
+
 _LIBC = ctypes.CDLL(None)
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -359,6 +359,8 @@ def _part_from_host() -> None:
     # EngineCore does not look after its parent: without a host it would run for ever. The kernel counts the end
     # of the thread that forked, one of the loop's pool: it lives as long as the loop.
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if current_platform.is_cpu():
+        os.nice(ENGINE_NICE)
 
 
 os.register_at_fork(after_in_child=_part_from_host)
