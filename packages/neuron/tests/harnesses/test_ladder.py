@@ -18,7 +18,7 @@ from cortex_core.errors import (
 )
 from neuron.harnesses.echo import EchoHarness
 from neuron.harnesses.run import Launch
-from neuron.testing import Served, make_config, make_echo
+from neuron.testing import Served, make_config, make_echo, serve
 
 pytestmark = pytest.mark.slow
 
@@ -176,20 +176,21 @@ async def test_as_many_sleepers_as_may_stay_all_stay(served: Served) -> None:
     assert [r.status for r in served.daemon.residents.all()] == ["sleeping"] * 3
 
 
-async def test_one_that_only_drains_is_no_sleeper_to_make_room(served: Served) -> None:
-    harness = OnOneDevice(make_config(), served.echo._shared)
-    served.echo._shared.max_sleeping = 1
-    busy = "echo/busy?ttft_s=0.25"
-    for model_id in (busy, "echo/a", "echo/b"):
-        await harness.load(make_echo(model_id))
-    running = asyncio.create_task(complete(served, busy))
-    await served.until("/health", lambda health: health["models"][0]["running"] == 1)
-    draining = asyncio.create_task(harness.sleep(busy))
-    await served.until_status(busy, "sleeping")
-    await harness.sleep("echo/a")
-    await harness.sleep("echo/b")
-    assert (await running)[0] == 200
-    await draining
+async def test_one_that_only_drains_is_no_sleeper_to_make_room() -> None:
+    async with serve(make_config(drain_s=30, max_sleeping=1)) as served:
+        harness = OnOneDevice(make_config(), served.echo._shared)
+        busy = "echo/busy?ttft_s=1"
+        for model_id in (busy, "echo/a", "echo/b"):
+            await harness.load(make_echo(model_id))
+        running = asyncio.create_task(complete(served, busy))
+        await served.until("/health", lambda health: health["models"][0]["running"] == 1)
+        draining = asyncio.create_task(harness.sleep(busy))
+        await served.until_status(busy, "sleeping")
+        await harness.sleep("echo/a")
+        await harness.sleep("echo/b")
+        assert not running.done()
+        assert (await running)[0] == 200
+        await draining
 
 
 async def test_a_sleeper_has_no_claim_and_gets_it_back(served: Served) -> None:
