@@ -344,9 +344,6 @@ def _choose_start_method() -> None:
         vllm.v1.engine.utils.get_mp_context = lambda: multiprocessing.get_context("fork")
 
 
-# On a CPU the engine keeps every core busy with threads that spin; what answers goes before what computes.
-ENGINE_NICE = 5
-
 _LIBC = ctypes.CDLL(None)
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -359,8 +356,6 @@ def _part_from_host() -> None:
     # EngineCore does not look after its parent: without a host it would run for ever. The kernel counts the end
     # of the thread that forked, one of the loop's pool: it lives as long as the loop.
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if current_platform.is_cpu():
-        os.nice(ENGINE_NICE)
 
 
 os.register_at_fork(after_in_child=_part_from_host)
