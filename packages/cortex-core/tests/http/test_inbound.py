@@ -1,0 +1,611 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""HTTP/1.1 as clients send it, well and badly: what the application sees, what goes back, and when a connection ends."""
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import h2.config
+import h2.connection
+import h2.events
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cortex_core.http import inbound, server
+from cortex_core.http.cycle import HIGH_BYTES
+from cortex_core.http.exchange import Message, Receive, Scope, Send
+from cortex_core.http.inbound import Inbound
+from cortex_core.testing import serving
+
+Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+async def read_body(receive: Receive) -> bytes | None:
+    body: bytes = b""
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
+        body += message["body"]
+        if not message["more_body"]:
+            return body
+
+
+def answer(body: bytes, status: int = 200, *fields: tuple[bytes, bytes]) -> list[Message]:
+    return [
+        {"type": "http.response.start", "status": status, "headers": list(fields)},
+        {"type": "http.response.body", "body": body},
+    ]
+
+
+async def tell(scope: Scope, receive: Receive, send: Send) -> None:
+    """What was asked, as JSON."""
+    if scope["type"] != "http":
+        return
+    body = await read_body(receive)
+    if body is None:
+        return
+    asked = {
+        "method": scope["method"],
+        "path": scope["path"],
+        "query": scope["query_string"].decode(),
+        "version": scope["http_version"],
+        "headers": [(n.decode(), v.decode("latin-1")) for n, v in scope["headers"]],
+        "body": body.decode("latin-1"),
+    }
+    for message in answer(msgspec.json.encode(asked)):
+        await send(message)
+
+
+def sending(*messages: Message) -> Any:
+    """An application that takes the body and sends these."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            await read_body(receive)
+            for message in messages:
+                await send(message)
+
+    return app
+
+
+@asynccontextmanager
+async def connected(app: Any) -> AsyncIterator[Streams]:
+    async with serving(app) as endpoint, connect(endpoint) as streams:
+        yield streams
+
+
+@asynccontextmanager
+async def connect(endpoint: str) -> AsyncIterator[Streams]:
+    host, port = endpoint.removeprefix("http://").split(":")
+    async with asyncio.timeout(5):
+        reader, writer = await asyncio.open_connection(host, int(port))
+        try:
+            yield reader, writer
+        finally:
+            writer.close()
+
+
+async def read_answer(reader: asyncio.StreamReader) -> tuple[bytes, bytes]:
+    """Head, and the body that its content-length tells."""
+    head = (await reader.readuntil(b"\r\n\r\n")).lower()
+    length = next(line for line in head.split(b"\r\n") if line.startswith(b"content-length"))
+    return head, await reader.readexactly(int(length.split(b":")[1]))
+
+
+async def ask(app: Any, request: bytes) -> bytes:
+    """All that comes back for these bytes, until the connection is closed."""
+    async with connected(app) as (reader, writer):
+        writer.write(request)
+        return await reader.read()
+
+
+async def test_a_request_reaches_the_application_as_it_was_sent() -> None:
+    request = b"POST /a%2Fb/%C3%A4?q=%20 HTTP/1.1\r\nHost: x\r\nX-Two: 1\r\nX-Two:  2 \r\nContent-Length: 3\r\n\r\nabc"
+    async with connected(tell) as (reader, writer):
+        writer.write(request)
+        _, body = await read_answer(reader)
+    assert msgspec.json.decode(body) == {
+        "method": "POST",
+        "path": "/a/b/ä",
+        "query": "q=%20",
+        "version": "1.1",
+        "headers": [["host", "x"], ["x-two", "1"], ["x-two", "2"], ["content-length", "3"]],
+        "body": "abc",
+    }
+
+
+@pytest.mark.parametrize(
+    ("target", "path", "query"),
+    [
+        (b"http://proxied:1/a?b=c", "/a", "b=c"),
+        (b"http://proxied", "/", ""),
+        (b"*", "*", ""),
+        (b"/%ff", "/\ufffd", ""),
+    ],
+)
+async def test_other_forms_of_a_target_are_read(target: bytes, path: str, query: str) -> None:
+    async with connected(tell) as (reader, writer):
+        writer.write(b"OPTIONS " + target + b" HTTP/1.1\r\nhost: x\r\n\r\n")
+        _, body = await read_answer(reader)
+    got = msgspec.json.decode(body)
+    assert (got["path"], got["query"]) == (path, query)
+
+
+CHUNKED = (
+    b"POST /x HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
+    b"3;note=1\r\nabc\r\n2\r\nde\r\n0\r\ntrailer: t\r\n\r\n"
+)
+
+
+@pytest.mark.parametrize("cut", range(1, len(CHUNKED)))
+async def test_a_request_is_the_same_at_every_cut(cut: int) -> None:
+    _, transport = await fed(tell, CHUNKED[:cut], CHUNKED[cut:])
+    got = msgspec.json.decode(transport.written[0].partition(b"\r\n\r\n")[2])
+    assert (got["body"], len(got["headers"])) == ("abcde", 2)
+
+
+async def test_requests_sent_at_once_are_answered_in_their_order() -> None:
+    requests = b"".join(b"GET /%d HTTP/1.1\r\nhost: x\r\n\r\n" % n for n in range(40))
+    async with connected(tell) as (reader, writer):
+        writer.write(requests + CHUNKED)
+        paths = [msgspec.json.decode((await read_answer(reader))[1])["path"] for _ in range(41)]
+    assert paths == [*(f"/{n}" for n in range(40)), "/x"]
+
+
+HOST = b"host: x\r\n"
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "reason"),
+    [
+        (b"GET / HTTP/1.1\n" + HOST + b"\r\n", "CRLF"),
+        (b"POST / HTTP/1.1\r\n" + HOST + b"content-length: 3\r\ncontent-length: 4\r\n\r\nabc", "Content-Length"),
+        (b"POST / HTTP/1.1\r\n" + HOST + b"content-length: +3\r\n\r\nabc", "Content-Length"),
+        (b"POST / HTTP/1.1\r\n" + HOST + b"content-length: 3\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n", "Transfer-Encoding"),
+        (b"POST / HTTP/1.1\r\n" + HOST + b"transfer-encoding: chunked\r\ncontent-length: 3\r\n\r\n0\r\n\r\n", "Content-Length"),
+        (b"POST / HTTP/1.1\r\n" + HOST + b"transfer-encoding: gzip\r\n\r\nabc", "Transfer-Encoding"),
+        (b"POST / HTTP/1.1\r\n" + HOST + b"transfer-encoding: chunked\r\n\r\n2\nab\n0\n\n", "chunk"),
+        (b"POST / HTTP/1.1\r\n" + HOST + b"transfer-encoding: chunked\r\n\r\nzz\r\n", "chunk"),
+        (b"GET / HTTP/1.1\r\nhost : x\r\n\r\n", "header"),
+        (b"GET / HTTP/1.1\r\n" + HOST + b"a: b\r\n c\r\n\r\n", "header"),
+        (b"GET / HTTP/1.1\r\n" + HOST + b"a: \x00\r\n\r\n", "header"),
+        (b"GET / HTTP/1.1\r\n\r\n", "Host"),
+        (b"GET / HTTP/3.7\r\n\r\n", "version"),
+        (b"GET /a b HTTP/1.1\r\nhost: x\r\n\r\n", "HTTP/"),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", "method"),  # TLS, to a port without
+        (b"GET / HTTP/1.1\r\n" + HOST + b"a: b\r\n" * 300 + b"\r\n", "256 headers"),
+        (b"GET / HTTP/1.1\r\n" + HOST + b"a: " + b"b" * 100_000, "65536 bytes"),
+        (b"GET /" + b"a" * 100_000, "65536 bytes"),
+    ],
+)  # fmt: skip
+async def test_what_is_no_http_is_400_and_a_closed_connection(
+    request_bytes: bytes, reason: str
+) -> None:
+    head, _, body = (await ask(tell, request_bytes)).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 ")
+    error = msgspec.json.decode(body)["error"]
+    assert error["code"] == "invalid_request_body"
+    assert reason.lower() in error["message"].lower()
+
+
+async def test_requests_before_a_broken_one_are_answered_first() -> None:
+    got = await ask(tell, b"GET /ok HTTP/1.1\r\nhost: x\r\n\r\nGET / HTTP/1.1\nhost: x\n\n")
+    assert got.index(b'"path":"/ok"') < got.index(b"HTTP/1.1 400")
+
+
+async def test_a_body_that_breaks_behind_a_whole_request_is_dropped_with_its_request() -> None:
+    served: list[str] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        served.append(scope.get("path", ""))
+        await tell(scope, receive, send)
+
+    second = b"POST /broken HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n"
+    got = await ask(app, b"GET /ok HTTP/1.1\r\nhost: x\r\n\r\n" + second)
+    assert got.count(b"HTTP/1.1 200") == got.count(b"HTTP/1.1 400") == 1
+    assert [path for path in served if path] == ["/ok"]
+
+
+@pytest.mark.parametrize(
+    ("head", "closes"),
+    [
+        (b"GET / HTTP/1.1\r\nhost: x\r\n\r\n", False),
+        (b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n", True),
+        (b"GET / HTTP/1.0\r\n\r\n", True),
+        (b"GET / HTTP/1.0\r\nconnection: keep-alive\r\n\r\n", False),
+        (b"CONNECT a:1 HTTP/1.1\r\nhost: x\r\n\r\n", True),
+    ],
+)
+async def test_a_connection_lives_as_long_as_the_client_wants(head: bytes, closes: bool) -> None:
+    async with connected(tell) as (reader, writer):
+        for _ in range(1 if closes else 3):
+            writer.write(head)
+            got, _ = await read_answer(reader)
+            assert (b"connection: close" in got) is closes
+        if closes:
+            assert await reader.read() == b""
+
+
+STREAM: list[Message] = [
+    {"type": "http.response.start", "status": 200, "headers": []},
+    {"type": "http.response.body", "body": b"ab", "more_body": True},
+    {"type": "http.response.body", "body": b"", "more_body": True},
+    {"type": "http.response.body", "body": b"c", "more_body": True},
+    {"type": "http.response.body", "body": b""},
+]
+CLOSE = b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("messages", "request_bytes", "body", "without"),
+    [
+        (STREAM, CLOSE, b"2\r\nab\r\n1\r\nc\r\n0\r\n\r\n", b"content-length"),
+        (STREAM, b"GET / HTTP/1.0\r\n\r\n", b"abc", b"transfer-encoding"),
+        (STREAM, CLOSE.replace(b"GET", b"HEAD"), b"", b"content-length"),
+        (answer(b"ab"), CLOSE, b"ab", b"transfer-encoding"),
+        (answer(b"", 204), CLOSE, b"", b"content-length"),
+        (answer(b"", 304, (b"content-length", b"9")), CLOSE, b"", b"transfer-encoding"),
+        (answer(b"ab", 200, (b"content-length", b"2")), CLOSE.replace(b"GET", b"HEAD"), b"", b"transfer-encoding"),
+        (answer(b"x", 599), CLOSE, b"x", b"transfer-encoding"),
+    ],
+)  # fmt: skip
+async def test_an_answer_is_framed_as_its_request_allows(
+    messages: list[Message], request_bytes: bytes, body: bytes, without: bytes
+) -> None:
+    head, _, rest = (await ask(sending(*messages), request_bytes)).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 %d " % messages[0]["status"])
+    assert head.lower().count(b"\r\ndate: ") == 1
+    assert (rest, without in head.lower()) == (body, False)
+
+
+async def test_a_client_that_waits_to_be_told_to_go_on_is_told() -> None:
+    async with connected(tell) as (reader, writer):
+        writer.write(
+            b"POST / HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 2\r\n\r\n"
+        )
+        assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+        writer.write(b"{}")
+        assert (await read_answer(reader))[0].startswith(b"http/1.1 200")
+
+
+async def test_a_client_that_leaves_is_told_to_the_application_at_once() -> None:
+    began, seen = asyncio.Event(), asyncio.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        await read_body(receive)
+        began.set()
+        assert (await receive())["type"] == "http.disconnect"
+        with pytest.raises(ConnectionResetError):
+            await send(answer(b"")[0])
+        seen.set()
+
+    async with connected(app) as (_, writer):
+        writer.write(CLOSE)
+        await began.wait()
+        writer.close()
+        await seen.wait()
+
+
+@pytest.mark.slow
+async def test_a_client_that_reads_slowly_makes_the_application_wait() -> None:
+    sent = 0
+    waits = asyncio.Event()
+    part = b"x" * 65536
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        nonlocal sent
+        if scope["type"] != "http":
+            return
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for sent in range(1, 1000):  # noqa: B007 - told to the test
+            await send({"type": "http.response.body", "body": part, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+
+    async with connected(app) as (reader, writer):
+        writer.write(b"GET / HTTP/1.0\r\n\r\n")
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await waits.wait()
+        assert sent < 500  # what the kernel and both buffers take, and no more
+        assert len(await reader.read()) == 999 * len(part)
+
+
+async def test_an_upload_that_nobody_takes_waits_in_the_client() -> None:
+    take = asyncio.Event()
+    got = b""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        nonlocal got
+        if scope["type"] == "http":
+            await take.wait()
+            got = await read_body(receive) or b""
+            for message in answer(b"ok"):
+                await send(message)
+
+    size = 40 * HIGH_BYTES
+    async with connected(app) as (reader, writer):
+        writer.write(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % size)
+        writer.write(b"y" * size)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await writer.drain()
+        take.set()
+        await writer.drain()
+        assert (await read_answer(reader))[1] == b"ok"
+    assert got == b"y" * size
+
+
+async def test_an_answer_before_the_end_of_the_upload_arrives_whole_and_ends_the_connection() -> (
+    None
+):
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            await receive()
+            for message in answer(b"no", 413):
+                await send(message)
+
+    async with connected(app) as (reader, writer):
+        writer.write(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 10000000\r\n\r\nabc")
+        assert (await read_answer(reader))[1] == b"no"
+        writer.write(b"z" * 100_000)  # still on its way when we answered
+        assert await reader.read() == b""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("raises", [True, False])
+async def test_an_application_that_does_not_answer_breaks_the_connection(raises: bool) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": b"a", "more_body": True})
+            if raises:
+                raise RuntimeError
+
+    async with connected(app) as (reader, writer):
+        writer.write(CLOSE)
+        with pytest.raises((ConnectionResetError, asyncio.IncompleteReadError)):
+            await reader.readuntil(b"0\r\n\r\n")
+
+
+async def test_http2_is_handed_to_hypercorn() -> None:
+    peer = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding="utf-8"))
+    peer.initiate_connection()
+    names = {":method": "GET", ":path": "/h2", ":scheme": "http", ":authority": "x"}
+    peer.send_headers(1, list(names.items()), end_stream=True)
+    async with connected(tell) as (reader, writer):
+        writer.write(peer.data_to_send())
+        body = b""
+        while True:
+            events = peer.receive_data(await reader.read(65536))
+            writer.write(peer.data_to_send())
+            body += b"".join(e.data for e in events if isinstance(e, h2.events.DataReceived))
+            if any(isinstance(event, h2.events.StreamEnded) for event in events):
+                break
+    got = msgspec.json.decode(body)
+    assert (got["path"], got["version"]) == ("/h2", "2")
+
+
+async def test_an_upgrade_that_nobody_here_serves_is_ignored() -> None:
+    request = CLOSE.replace(b"connection: close", b"connection: upgrade\r\nupgrade: other/1")
+    async with connected(tell) as (reader, writer):
+        writer.write(request)
+        assert msgspec.json.decode((await read_answer(reader))[1])["path"] == "/"
+
+
+@asynccontextmanager
+async def stoppable(app: Any, grace_s: float) -> AsyncIterator[tuple[str, Callable[[], Any]]]:
+    sock = server.bind("127.0.0.1:0")
+    host, port = sock.getsockname()
+    stop = asyncio.Event()
+    task = asyncio.create_task(server.serve(app, sock, stop, grace_s=grace_s))
+
+    async def end() -> None:
+        stop.set()
+        async with asyncio.timeout(5):
+            await task
+
+    yield f"http://{host}:{port}", end
+    await end()
+
+
+async def test_a_stop_closes_idle_connections_and_lets_running_requests_end() -> None:
+    began, release = asyncio.Event(), asyncio.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope.get("path") == "/slow":
+            began.set()
+            await release.wait()
+        await tell(scope, receive, send)
+
+    async with (
+        stoppable(app, 60) as (endpoint, end),
+        connect(endpoint) as (idle, ask_idle),
+        connect(endpoint) as (busy, ask_busy),
+    ):
+        ask_idle.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+        await read_answer(idle)
+        ask_busy.write(b"GET /slow HTTP/1.1\r\nhost: x\r\n\r\n")
+        await began.wait()
+        ending = asyncio.create_task(end())
+        assert await idle.read() == b""
+        release.set()
+        assert msgspec.json.decode((await read_answer(busy))[1])["path"] == "/slow"
+        assert await busy.read() == b""
+        await ending
+
+
+async def test_what_does_not_end_in_time_is_cut_and_gets_no_answer_made_up() -> None:
+    began, ended = asyncio.Event(), asyncio.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await tell(scope, receive, send)
+            return
+        try:
+            began.set()
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    async with stoppable(app, 0.02) as (endpoint, end), connect(endpoint) as (reader, writer):
+        writer.write(CLOSE)
+        await began.wait()
+        await end()
+        assert ended.is_set()
+        with pytest.raises((ConnectionResetError, asyncio.IncompleteReadError)):
+            await reader.readexactly(1)
+
+
+class FakeTransport(asyncio.Transport):
+    """Records what it is told; loses nothing and sends nothing."""
+
+    def __init__(self) -> None:
+        super().__init__({"peername": "", "sockname": "/s"})
+        self.written: list[bytes] = []
+        self.end: str | None = None
+        self.reads = True
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.written.append(bytes(data))
+
+    def is_closing(self) -> bool:
+        return self.end is not None
+
+    def can_write_eof(self) -> bool:
+        return True
+
+    def write_eof(self) -> None:
+        self.written.append(b"EOF")
+
+    def close(self) -> None:
+        self.end = "closed"
+
+    def abort(self) -> None:
+        self.end = "aborted"
+
+    def pause_reading(self) -> None:
+        self.reads = False
+
+    def resume_reading(self) -> None:
+        self.reads = True
+
+
+async def fed(app: Any, *parts: bytes) -> tuple[Inbound, FakeTransport]:
+    """A connection to which these came, and which has done what there was to do."""
+    transport = FakeTransport()
+    connection = Inbound(app, transport, "http")
+    for part in parts:
+        connection.data_received(part)
+        for _ in range(5):
+            await asyncio.sleep(0)
+    return connection, transport
+
+
+async def test_head_and_body_leave_in_one_write_and_each_chunk_in_one() -> None:
+    _, whole = await fed(sending(*answer(b"ab")), CLOSE)
+    assert len(whole.written) == 1
+    _, streamed = await fed(sending(*STREAM), CLOSE)
+    assert [w.rpartition(b"\r\n\r\n")[2] or w for w in streamed.written] == [
+        b"2\r\nab\r\n", b"1\r\nc\r\n", b"0\r\n\r\n",
+    ]  # fmt: skip
+
+
+async def endless(scope: Scope, receive: Receive, send: Send) -> None:
+    await asyncio.Event().wait()
+
+
+OPEN = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("app", "came", "waited_s", "end"),
+    [
+        (tell, b"", inbound.KEEP_ALIVE_S - 1, None),
+        (tell, b"", inbound.KEEP_ALIVE_S + 1, "closed"),
+        (tell, OPEN, inbound.KEEP_ALIVE_S - 1, None),
+        (tell, OPEN, inbound.KEEP_ALIVE_S + 1, "closed"),
+        (tell, OPEN[:-2], inbound.HEAD_S - 1, None),
+        (tell, OPEN[:-2], inbound.HEAD_S + 1, "closed"),
+        (endless, OPEN, 1e6, None),
+        (tell, b"GARBAGE\r\n", inbound.LINGER_S - 1, None),
+        (tell, b"GARBAGE\r\n", inbound.LINGER_S + 1, "aborted"),
+    ],
+)
+async def test_what_takes_too_long_is_ended(
+    app: Any, came: bytes, waited_s: float, end: str | None
+) -> None:
+    connection, transport = await fed(app, *([came] if came else []))
+    connection.sweep(asyncio.get_running_loop().time() + waited_s)
+    assert transport.end == end
+    await connection.stop()
+
+
+@pytest.mark.parametrize(("waited_s", "end"), [(-1, None), (1, "aborted")])
+async def test_a_client_that_takes_nothing_for_long_is_gone(
+    waited_s: float, end: str | None
+) -> None:
+    connection, transport = await fed(endless, OPEN)
+    connection.pause_writing()
+    connection.sweep(asyncio.get_running_loop().time() + inbound.STUCK_S + waited_s)
+    assert transport.end == end
+    connection.resume_writing()
+    connection.sweep(asyncio.get_running_loop().time() + 1e6)
+    assert transport.end == end
+    await connection.stop()
+
+
+async def test_a_head_that_comes_after_long_idleness_has_its_own_time() -> None:
+    connection, transport = await fed(tell, OPEN)
+    now_s = asyncio.get_running_loop().time()
+    connection._since_s = now_s - inbound.KEEP_ALIVE_S + 1  # idle for that long
+    connection.data_received(OPEN[:10])
+    connection.sweep(now_s + inbound.HEAD_S - 1)
+    assert transport.end is None
+    connection.sweep(now_s + inbound.HEAD_S + 1)
+    assert transport.end == "closed"
+
+
+REQUESTS = st.lists(
+    st.tuples(st.sampled_from(["length", "chunked", "none"]), st.binary(max_size=40)), min_size=1, max_size=4
+)  # fmt: skip
+
+
+def _write(kind: str, body: bytes) -> bytes:
+    head = b"POST /p HTTP/1.1\r\nhost: x\r\n"
+    if kind == "length":
+        return head + b"content-length: %d\r\n\r\n" % len(body) + body
+    if kind == "chunked":
+        parts = b"".join(b"1\r\n%b\r\n" % body[n : n + 1] for n in range(len(body)))
+        return head + b"transfer-encoding: chunked\r\n\r\n" + parts + b"0\r\n\r\n"
+    return head + b"\r\n"
+
+
+@given(requests=REQUESTS, cuts=st.lists(st.integers(0, 600), max_size=8))
+def test_however_requests_are_cut_and_follow_each_other_they_are_the_same(
+    requests: list[tuple[str, bytes]], cuts: list[int]
+) -> None:
+    got: list[bytes | None] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        got.append(await read_body(receive))
+        for message in answer(b"ok"):
+            await send(message)
+
+    async def run() -> FakeTransport:
+        whole = b"".join(_write(*request) for request in requests)
+        places = sorted({0, len(whole), *(cut for cut in cuts if cut < len(whole))})
+        parts = [whole[a:b] for a, b in itertools.pairwise(places)]
+        return (await fed(app, *parts, b""))[1]
+
+    transport = asyncio.run(run())
+    assert got == [body if kind != "none" else b"" for kind, body in requests]
+    assert len(transport.written) == len(requests)
+    assert transport.end is None
