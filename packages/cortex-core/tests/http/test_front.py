@@ -8,7 +8,12 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from cortex_core.errors import CortexError, ModelNotFoundError, QueueFullError
+from cortex_core.errors import (
+    CortexError,
+    InvalidApiKeyError,
+    ModelNotFoundError,
+    QueueFullError,
+)
 from cortex_core.http.client import Client
 from cortex_core.http.exchange import Exchange
 from cortex_core.http.front import Front
@@ -298,3 +303,21 @@ async def test_a_websocket_is_told_to_send_a_post_instead() -> None:
     assert head.startswith(b"HTTP/1.1 426 ")
     assert b"x-request-id: r7" in head.lower()
     assert b'"code":"websocket_not_supported"' in body
+
+
+@pytest.mark.parametrize("path", ["/hot", "/things/1", "/nowhere"])
+async def test_who_is_not_admitted_is_told_so_before_anything_else(path: str) -> None:
+    def admit(exchange: Exchange) -> CortexError | None:
+        return None if exchange.header(b"x-api-key") else InvalidApiKeyError()
+
+    front = Front(
+        daemon="gateway",
+        hot={"/hot": echo},
+        routes=[Route("/things/{id}", show)],
+        max_body_mb=1,
+        admit=admit,
+    )
+    refused = await collect(front, "POST", path, body=b"x" * 2_000_000)
+    assert (refused.status, refused.json["error"]["code"]) == (401, "invalid_api_key")
+    admitted = await collect(front, "POST", path, body=b"{}", headers=[(b"x-api-key", b"k")])
+    assert admitted.status != 401

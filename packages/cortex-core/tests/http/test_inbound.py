@@ -15,9 +15,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cortex_core.errors import QueueFullError
 from cortex_core.http import inbound, server
 from cortex_core.http.cycle import HIGH_BYTES
-from cortex_core.http.exchange import Message, Receive, Scope, Send
+from cortex_core.http.exchange import Exchange, Message, Receive, Scope, Send
+from cortex_core.http.front import Front
 from cortex_core.http.inbound import Inbound
 from cortex_core.testing import serving
 
@@ -573,12 +575,72 @@ async def test_a_head_that_comes_after_long_idleness_has_its_own_time() -> None:
     assert transport.end == "closed"
 
 
+async def _return(_: Exchange) -> None:
+    return
+
+
+async def _wait(_: Exchange) -> None:
+    await asyncio.Event().wait()
+
+
+async def _write(exchange: Exchange) -> None:
+    await exchange.answer(200, b"{}")
+
+
+async def _fail(_: Exchange) -> None:
+    raise QueueFullError(model="x", waiting=1, retry_after_s=1)
+
+
+@pytest.mark.parametrize("then", [_return, _wait, _write, _fail])
+async def test_whatever_work_does_when_the_client_leaves_it_ends_once_and_nothing_else_is_cancelled(
+    then: Callable[[Exchange], Any],
+) -> None:
+    ends: list[tuple[str | None, bool]] = []
+    connection: Inbound
+
+    async def handler(exchange: Exchange, body: bytes) -> None:
+        connection.connection_lost(None)
+        await then(exchange)
+
+    front = Front(
+        daemon="g",
+        hot={"/x": handler},
+        routes=[],
+        on_end=lambda e, error: ends.append((error.code if error else None, e.client_gone)),
+    )
+    connection = Inbound(front, FakeTransport(), "http")
+    connection.data_received(b"POST /x HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n{}")
+    async with asyncio.timeout(2):
+        await connection.ended
+    assert ends == [("queue_full" if then is _fail else None, True)]
+    assert front.in_flight == 0
+
+
+async def test_who_leaves_after_the_whole_answer_cancels_nothing() -> None:
+    steps: list[str] = []
+    connection: Inbound
+
+    async def handler(exchange: Exchange, body: bytes) -> None:
+        await exchange.answer(200, b"{}")
+        connection.connection_lost(None)
+        await asyncio.sleep(0)
+        steps.append("settled")
+
+    front = Front(
+        daemon="g", hot={"/x": handler}, routes=[], on_end=lambda e, error: steps.append("ended")
+    )
+    connection = Inbound(front, FakeTransport(), "http")
+    connection.data_received(b"POST /x HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n{}")
+    await connection.ended
+    assert steps == ["settled", "ended"]
+
+
 REQUESTS = st.lists(
     st.tuples(st.sampled_from(["length", "chunked", "none"]), st.binary(max_size=40)), min_size=1, max_size=4
 )  # fmt: skip
 
 
-def _write(kind: str, body: bytes) -> bytes:
+def _compose(kind: str, body: bytes) -> bytes:
     head = b"POST /p HTTP/1.1\r\nhost: x\r\n"
     if kind == "length":
         return head + b"content-length: %d\r\n\r\n" % len(body) + body
@@ -600,7 +662,7 @@ def test_however_requests_are_cut_and_follow_each_other_they_are_the_same(
             await send(message)
 
     async def run() -> FakeTransport:
-        whole = b"".join(_write(*request) for request in requests)
+        whole = b"".join(_compose(*request) for request in requests)
         places = sorted({0, len(whole), *(cut for cut in cuts if cut < len(whole))})
         parts = [whole[a:b] for a, b in itertools.pairwise(places)]
         return (await fed(app, *parts, b""))[1]

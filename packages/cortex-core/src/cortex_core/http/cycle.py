@@ -4,11 +4,12 @@
 import asyncio
 import functools
 import time
+from collections.abc import Callable
 from email.utils import formatdate
 from http import HTTPStatus
 from typing import Protocol
 
-from cortex_core.http.exchange import Message, Scope
+from cortex_core.http.exchange import ON_LEAVE, Message, Scope
 
 # Of a body that nobody takes, so many bytes are kept before the client is made to wait.
 HIGH_BYTES = 256 * 1024
@@ -49,6 +50,7 @@ class Cycle:
         "_fields",
         "_frame",
         "_gone",
+        "_on_leave",
         "_parts",
         "_size_bytes",
         "_status",
@@ -64,6 +66,7 @@ class Cycle:
         self, wire: Wire, scope: Scope, *, keeps_alive: bool, awaits_continue: bool
     ) -> None:
         self.scope = scope
+        scope["extensions"][ON_LEAVE] = self._tell_leaving
         self.keeps_alive = keeps_alive
         self.is_complete = False
         self.is_answered = False
@@ -73,6 +76,7 @@ class Cycle:
         self._size_bytes = 0
         self._delivered = False
         self._gone = False
+        self._on_leave: Callable[[], None] | None = None
         self._waiter: asyncio.Future[None] | None = None
         # The head of the answer is kept until its body begins, so that both leave in one write.
         self._status: int | None = None
@@ -101,6 +105,13 @@ class Cycle:
         """The client is gone, or sent what is no HTTP."""
         self._gone = True
         self._wake()
+        if self._on_leave is not None and not self.is_answered:
+            self._on_leave()
+
+    def _tell_leaving(self, on_leave: Callable[[], None] | None) -> None:
+        self._on_leave = on_leave
+        if self._gone and on_leave is not None:
+            on_leave()
 
     async def receive(self) -> Message:
         """ASGI's receive: what has come of the body since, then `http.disconnect` when the client is gone."""

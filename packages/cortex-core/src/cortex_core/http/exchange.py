@@ -2,7 +2,8 @@
 """One request and its answer, over ASGI."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, MutableMapping
+import contextlib
+from collections.abc import Awaitable, Callable, Iterable, Iterator, MutableMapping
 from typing import Any
 
 from cortex_core import anthropic, errors, wire
@@ -20,6 +21,8 @@ MIB = 1024 * 1024
 DRAIN_MIB = 512
 # The longest silence within a body. Long for a bad network, and short for what is held meanwhile.
 BODY_IDLE_S = 60.0
+# Of our own server, in a scope's `extensions`: takes what to call when the client leaves, or None to call nothing any more.
+ON_LEAVE = "cortex.on_leave"
 
 
 class ClientGoneError(Exception):
@@ -108,24 +111,59 @@ class Exchange:
         except TimeoutError:
             raise RequestTimeoutError(idle_s=idle_s) from None
 
-    async def while_here(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run `work`; cancel it as soon as the client leaves.
+    async def while_here(self, work: Awaitable[None]) -> None:
+        """Do `work`; it is cancelled as soon as the client leaves.
 
         Raises:
             ClientGoneError: the client left first. `work` has ended by then, its `finally` blocks included.
         """
-        working = asyncio.ensure_future(work)
-        watching = asyncio.ensure_future(self._until_gone())
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - we are a coroutine
+        cancelled_before = task.cancelling()
+        left = False
+
+        def leave() -> None:
+            nonlocal left
+            if not left:
+                left = True
+                task.cancel()
+
         try:
-            await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
+            with self._telling(leave):
+                await work
+        except asyncio.CancelledError:
+            if not left:
+                raise
+        finally:
+            if left:
+                await self._settle(task, cancelled_before)
+        if left:
+            raise self._lose()
+
+    @contextlib.contextmanager
+    def _telling(self, leave: Callable[[], None]) -> Iterator[None]:
+        """Call `leave` when the client leaves. Our own server calls it; of any other one it must be awaited."""
+        tell = self.scope["extensions"].get(ON_LEAVE)
+        if tell is not None:
+            tell(leave)
+            try:
+                yield
+            finally:
+                tell(None)
+            return
+        watching = asyncio.ensure_future(self._until_gone())
+        watching.add_done_callback(lambda ended: None if ended.cancelled() else leave())
+        try:
+            yield
         finally:
             watching.cancel()
-            if not working.done():
-                working.cancel()
-            await asyncio.wait({working, watching})
-        if working.cancelled():
-            raise self._lose()
-        working.result()
+
+    async def _settle(self, task: asyncio.Task[Any], cancelled_before: int) -> None:
+        # Work that ended in the same moment leaves the cancellation to whatever waits next: that is here.
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(0)
+        if task.uncancel() > cancelled_before:  # somebody else wants the end as well
+            raise asyncio.CancelledError
 
     async def _until_gone(self) -> None:
         # What is left of a body is taken and dropped: a server that cannot hand it over would wait for ever.

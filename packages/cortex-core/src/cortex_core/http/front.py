@@ -20,6 +20,7 @@ from cortex_core.errors import (
     CortexError,
     InternalError,
     MethodNotAllowedError,
+    RequestTooLargeError,
     RouteNotFoundError,
     ShuttingDownError,
     UnsupportedMediaTypeError,
@@ -41,6 +42,7 @@ log = logs.get(__name__)
 
 Handler = Callable[[Exchange, bytes], Awaitable[None]]
 OnEnd = Callable[[Exchange, CortexError | None], None]
+Admit = Callable[[Exchange], CortexError | None]
 
 _SANE_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
 # Bodies that are surely JSON by their declaration, or not declared at all (curl -d says it is a form).
@@ -57,6 +59,7 @@ class Front:
         max_body_mb: MiB a request body may have.
         body_idle_s: seconds that may pass without more of it.
         on_end: told once of each hot request, with the error it was refused by, or None.
+        admit: asked of each request, by its path and headers, before anything else; an error is the answer.
     """
 
     def __init__(
@@ -68,6 +71,7 @@ class Front:
         max_body_mb: int = 64,
         body_idle_s: float = BODY_IDLE_S,
         on_end: OnEnd | None = None,
+        admit: Admit | None = None,
     ) -> None:
         self._daemon = daemon
         self._hot = dict(hot)
@@ -76,6 +80,7 @@ class Front:
         self._limit_bytes = max_body_mb * MIB
         self._body_idle_s = body_idle_s
         self._on_end = on_end
+        self._admit = admit
         self._closing = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -150,7 +155,7 @@ class Front:
 
     async def _serve_rest(self, exchange: Exchange, receive: Receive) -> None:
         # Read to its end whatever the route: a server with a body that nobody takes cannot close the connection.
-        unread = [await exchange.read_body(self._limit_bytes, self._body_idle_s)]
+        unread = [await self._read_body(exchange)]
         exchange.scope["app"] = (
             self  # makes the router raise its 404 and 405 instead of answering them
         )
@@ -170,6 +175,15 @@ class Front:
 
         await self._rest(exchange.scope, receiving, sending)
 
+    async def _read_body(self, exchange: Exchange) -> bytes:
+        """Raises CortexError: it is not admitted, and then nothing of the body was kept; or as `Exchange.read_body`."""
+        refusal = self._admit(exchange) if self._admit else None
+        if refusal is None:
+            return await exchange.read_body(self._limit_bytes, self._body_idle_s)
+        with contextlib.suppress(RequestTooLargeError):
+            await exchange.read_body(0, self._body_idle_s)
+        raise refusal
+
     def _routing_error(self, exchange: Exchange, error: HTTPException) -> CortexError:
         method, path = exchange.method, exchange.path
         if error.status_code == 405:
@@ -185,17 +199,13 @@ class Front:
         return ", ".join(sorted(methods))
 
     async def _serve_hot(self, exchange: Exchange, handler: Handler) -> None:
-        body = await exchange.read_body(self._limit_bytes, self._body_idle_s)
+        body = await self._read_body(exchange)
         if exchange.method != "POST":
             raise MethodNotAllowedError(method=exchange.method, path=exchange.path, allowed="POST")
         if self._closing.is_set():
             raise ShuttingDownError(daemon=self._daemon)
         _check_content_type(exchange)
-        await exchange.while_here(_awaited(handler(exchange, body)))
-
-
-async def _awaited(work: Awaitable[None]) -> None:
-    await work
+        await exchange.while_here(handler(exchange, body))
 
 
 async def _refuse_handshake(scope: Scope, receive: Receive, send: Send) -> None:
