@@ -38,7 +38,7 @@ NEEDS = {
     "neuron": ["cortex-core"],
     "cortex-cli": ["cortex-core", "cortex-gateway", "neuron"],
 }
-BENCHMARKS = ["neuron", "translation"]
+BENCHMARKS = ["neuron", "translation", "decisions", "replay"]
 CHECKED = ["packages", "tests", "tools", "noxfile.py"]
 ENGINE_LOCK = ROOT / "constraints-engine.txt"
 # Left out of the engine's lock: as resolved for the CPU build of vLLM these are built for another torch, and
@@ -46,6 +46,8 @@ ENGINE_LOCK = ROOT / "constraints-engine.txt"
 LEFT_OUT = ("torchvision", "torchaudio", "torchcodec", "triton")
 # What vision models of the engine want, as released for its torch. Built for CUDA, it needs the help of tests/vision.
 TORCHVISION = "torchvision==0.28.0"
+# The vendors' libraries as constraints.txt has them, and the majors before those, with what `.venv` has not of their needs.
+CLIENTS = {"now": [], "before": ["openai==2.54.0", "anthropic==0.125.0", "distro==1.9.0"]}
 
 NO_ENGINE = """\
 The engine (vLLM's CPU build) could not be installed; pip says why, above.
@@ -120,29 +122,19 @@ def engine(session: nox.Session) -> None:
 def vision(session: nox.Session) -> None:
     """The real engine with images as input, in an environment that is `.venv` and a torchvision."""
     _ensure_engine(session)
-    home = ROOT / ".nox" / "vision"
-    helped = [
-        f"import site; site.addsitedir({str(_site(VENV))!r})",
-        str(ROOT / "tests" / "vision"),
-        "import torchvision_operators",
-    ]
-
-    def install() -> None:
-        make = ("-m", "venv", "--clear", "--without-pip", str(home))
-        session.run(str(PYTHON), *make, external=True)
-        _pip(session, "--no-deps", "--target", str(_site(home)), TORCHVISION)
-        # Read by every interpreter, as vLLM starts several.
-        (_site(home) / "engine.pth").write_text("\n".join(helped) + "\n")
-
-    _once(home / "made-from", [TORCHVISION, *helped], install)
-    _pytest(session, home / "bin" / "python", "tests/vision")
+    helped = [str(ROOT / "tests" / "vision"), "import torchvision_operators"]
+    _pytest(session, _ensure_beside(session, "vision", [TORCHVISION], helped), "tests/vision")
 
 
 @nox.session(venv_backend="none")
-def clients(session: nox.Session) -> None:
-    """The vendors' own client libraries against gateway, neuron and engine."""
+@nox.parametrize("majors", list(CLIENTS), ids=list(CLIENTS))
+def clients(session: nox.Session, majors: str) -> None:
+    """The vendors' own client libraries, as they are now and as they were, against gateway, neuron and engine."""
     _ensure_engine(session)
-    _pytest(session, PYTHON, "tests/clients")
+    packages = CLIENTS[majors]
+    python = _ensure_beside(session, f"clients-{majors}", packages, []) if packages else PYTHON
+    # The engine has client libraries among its own needs: the daemons stay where those are as it wants them.
+    _pytest(session, python, "tests/clients", DAEMON_PYTHON=str(PYTHON))
 
 
 @nox.session(venv_backend="none")
@@ -293,6 +285,24 @@ def _ensure_engine(session: nox.Session) -> None:
         session.error(NO_ENGINE)
 
 
+def _ensure_beside(session: nox.Session, name: str, packages: list[str], lines: list[str]) -> Path:
+    """The interpreter of an environment that is `.venv`, with packages of its own before those there.
+
+    `lines` go into a `.pth` file, which every interpreter of it reads.
+    """
+    home = ROOT / ".nox" / name
+    lines = [f"import site; site.addsitedir({str(_site(VENV))!r})", *lines]
+
+    def install() -> None:
+        make = ("-m", "venv", "--clear", "--without-pip", str(home))
+        session.run(str(PYTHON), *make, external=True)
+        _pip(session, "--no-deps", "--target", str(_site(home)), *packages)
+        (_site(home) / "engine.pth").write_text("\n".join(lines) + "\n")
+
+    _once(home / "made-from", [*packages, *lines], install)
+    return home / "bin" / "python"
+
+
 def _site(home: Path) -> Path:
     """Where an environment's packages are."""
     return home / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}" / "site-packages"
@@ -320,10 +330,11 @@ def _once(stamp: Path, args: Iterable[str], install: Callable[[], object], *sour
     stamp.write_text(digest.hexdigest())
 
 
-def _pytest(session: nox.Session, python: Path, folder: str) -> None:
+def _pytest(session: nox.Session, python: Path, folder: str, **environ: str) -> None:
     if not any((ROOT / folder).glob("**/test_*.py")):
         _not_run(session, f"there are no tests in {folder}")
-    session.run(str(python), "-m", "pytest", folder, *session.posargs, external=True)
+    args = [str(python), "-m", "pytest", folder, *session.posargs]
+    session.run(*args, external=True, env=environ)
 
 
 def _not_run(session: nox.Session, reason: str) -> None:

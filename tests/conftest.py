@@ -21,6 +21,8 @@ from cortex_core.http.headers import Headers
 
 START_S = 60.0
 STOP_S = 15.0
+# Whose environment has the daemons, where a test runs in another.
+PYTHON = os.environ.get("DAEMON_PYTHON", sys.executable)
 
 
 def free_port() -> int:
@@ -32,11 +34,19 @@ def free_port() -> int:
 class Daemon:
     """A running daemon: its process, where it is reached, what it logged."""
 
-    def __init__(self, process: asyncio.subprocess.Process, log: Path, endpoint: str) -> None:
+    def __init__(
+        self,
+        process: asyncio.subprocess.Process,
+        log: Path,
+        endpoint: str,
+        started: tuple[str, str, dict[str, str]],
+    ) -> None:
         self.process = process
         self.log_path = log
         self.endpoint = endpoint
         self.client = Client(endpoint)
+        self.metrics = self.client  # a gateway has a port of its own for them
+        self.started = started
 
     @property
     def pid(self) -> int:
@@ -66,6 +76,18 @@ class Daemon:
         assert status == 200, raw
         answer: dict[str, Any] = json.loads(raw)
         return answer
+
+    async def counts(self, name: str, label: str = "model") -> dict[str, float]:
+        """The values of one metric, added up by one of its labels."""
+        async with self.metrics.open("GET", "/metrics") as reply:
+            lines = (await read_all(reply)).decode().splitlines()
+        found: dict[str, float] = {}
+        for line in lines:
+            if line.startswith(f"{name}{{"):
+                labels, value = line.rsplit(" ", 1)
+                whose = labels.split(f'{label}="')[1].split('"')[0]
+                found[whose] = found.get(whose, 0.0) + float(value)
+        return found
 
     async def until(self, path: str, holds: Any, within_s: float = 5.0) -> Any:
         """Poll a path until `holds(answer)`; fails with the last answer when time is up."""
@@ -117,19 +139,30 @@ class Fleet:
         gateway = await self._start(
             "gateway", "cortex_cli", text, f"http://127.0.0.1:{port}", environ
         )
-        gateway.metrics = Client(f"http://127.0.0.1:{metrics}")  # type: ignore[attr-defined]
-        self._stack.push_async_callback(gateway.metrics.close)  # type: ignore[attr-defined]
+        gateway.metrics = Client(f"http://127.0.0.1:{metrics}")
+        self._stack.push_async_callback(gateway.metrics.close)
         return gateway
+
+    async def again(self, ended: Daemon) -> Daemon:
+        """Start a daemon that has ended once more: the same files, the same address."""
+        name, module, environ = ended.started
+        daemon = await self._run(name, module, ended.endpoint, environ)
+        if ended.metrics is not ended.client:
+            daemon.metrics = ended.metrics
+        return daemon
 
     async def _start(
         self, name: str, module: str, config: str, endpoint: str, environ: dict[str, str]
     ) -> Daemon:
+        (self.folder / f"{name}.toml").write_text(config)
+        return await self._run(name, module, endpoint, environ)
+
+    async def _run(self, name: str, module: str, endpoint: str, environ: dict[str, str]) -> Daemon:
         path = self.folder / f"{name}.toml"
-        path.write_text(config)
         log = self.folder / f"{name}.log"
         with log.open("ab") as file:
             process = await asyncio.create_subprocess_exec(
-                sys.executable,
+                PYTHON,
                 *("-m", module, "serve", "--config", str(path)),
                 stdout=file,
                 stderr=file,
@@ -140,7 +173,7 @@ class Fleet:
                     **environ,
                 },
             )
-        daemon = Daemon(process, log, endpoint)
+        daemon = Daemon(process, log, endpoint, (name, module, environ))
         self._stack.push_async_callback(_end, daemon)
         await _until_up(daemon)
         return daemon

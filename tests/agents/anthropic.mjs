@@ -35,6 +35,35 @@ const runner = client.beta.messages.toolRunner({
 });
 told.runner = (await runner).content[0].text;
 
+const pixel = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==";
+const image = { type: "image", source: { type: "base64", media_type: "image/png", data: pixel } };
+const seen = [{ role: "user", content: [image, { type: "text", text: "one two three" }] }];
+told.image = (await client.messages.create(ask("echo/plain", { messages: seen }))).content[0].text;
+
+const schema = { ...input_schema, additionalProperties: false };
+const formed = await client.messages.create(ask("echo/plain", {
+  messages: [{ role: "user", content: '{"city": "Paris"}' }],
+  output_config: { format: { type: "json_schema", schema } },
+}));
+told.structured = JSON.parse(formed.content[0].text).city;
+
+const failed = [...messages.slice(0, 2), { role: "user", content: [{ ...result, content: "no network", is_error: true }] }];
+told.failed = (await client.messages.create(ask("echo/calls?tools=1", { tools, messages: failed }))).content[0].text;
+
+told.coldCount = (await client.messages.countTokens({ model: "echo/cold?load_s=2", messages: ask().messages })).input_tokens;
+const coldly = client.messages.stream(ask("echo/cold?load_s=2"));
+told.cold = (await coldly.finalMessage()).content[0].text;
+
+told.broken = await (async () => {
+  const stream = client.messages.stream(ask("echo/breaks?fail=stream&tokens=50"));
+  let text = "";
+  try {
+    for await (const event of stream) if (event.type === "content_block_delta") text += event.delta.text;
+  } catch (error) {
+    return [error.error?.error?.code, error.error?.error?.type, text.startsWith("one")];
+  }
+})();
+
 const counted = { model: "echo/plain", messages: ask().messages };
 told.count = (await client.messages.countTokens(counted)).input_tokens;
 

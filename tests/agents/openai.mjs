@@ -23,6 +23,40 @@ const runner = client.chat.completions.runTools({
 });
 told.tool = await runner.finalContent();
 
+const pixel = "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==";
+const seen = [{ role: "user", content: [{ type: "text", text: "one two three" }, { type: "image_url", image_url: { url: pixel } }] }];
+told.image = (await client.chat.completions.create({ model: "echo/plain", messages: seen })).choices[0].message.content;
+const input = [{ role: "user", content: [{ type: "input_text", text: "one two three" }, { type: "input_image", image_url: pixel, detail: "auto" }] }];
+told.seenInResponse = (await client.responses.create({ model: "echo/plain", input })).output_text;
+
+const schema = { ...parameters, additionalProperties: false };
+const wanted = [{ role: "user", content: '{"city": "Paris"}' }];
+const response_format = { type: "json_schema", json_schema: { name: "place", strict: true, schema } };
+const formed = await client.chat.completions.parse({ model: "echo/plain", messages: wanted, response_format });
+told.structured = formed.choices[0].message.parsed.city;
+
+const thinks = await client.chat.completions.create({ model: "echo/thinks?reasoning=1", messages, stream: true });
+told.thought = "";
+for await (const piece of thinks) told.thought += piece.choices[0]?.delta.reasoning_content ?? "";
+
+const call = { id: "call_1", type: "function", function: { name: "get_weather", arguments: '{"city":"Paris"}' } };
+const failed = [...messages, { role: "assistant", content: null, tool_calls: [call] }, { role: "tool", tool_call_id: "call_1", content: "Error: no network" }];
+told.failed = (await client.chat.completions.create({ model: "echo/calls?tools=1", messages: failed, tools })).choices[0].message.content;
+
+const coldly = await client.chat.completions.create({ model: "echo/cold?load_s=2", messages, stream: true });
+told.cold = "";
+for await (const piece of coldly) told.cold += piece.choices[0]?.delta.content ?? "";
+
+told.broken = await (async () => {
+  const stream = await client.chat.completions.create({ model: "echo/breaks?fail=stream&tokens=50", messages, stream: true });
+  let text = "";
+  try {
+    for await (const piece of stream) text += piece.choices[0]?.delta.content ?? "";
+  } catch (error) {
+    return [error.constructor.name, error.code, text.startsWith("one")];
+  }
+})();
+
 const response = await client.responses.stream({ model: "echo/plain", input: "one two three" }).finalResponse();
 told.response = response.output_text;
 

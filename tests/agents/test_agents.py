@@ -24,9 +24,9 @@ def chunk(delta: Any, finish: str | None = None) -> str:
     return f"data: {json.dumps({'id': 'chatcmpl-1', 'created': 1, 'model': MODEL, 'choices': [choice]})}\n\n"
 
 
-def call(tool: str) -> str:
+def call(tool: str, command: str) -> str:
     """A call that comes in two pieces."""
-    arguments = json.dumps({SHELLS[tool]: f"echo {SAID}", "description": "Say it"})
+    arguments = json.dumps({SHELLS[tool]: command, "description": "Say it"})
     pieces: list[dict[str, Any]] = [
         {
             "id": "call_1",
@@ -44,10 +44,12 @@ class CallingNeuron:
 
     Attributes:
         asked: the chat requests, and the paths of what it does not know.
+        command: what the shell is to run.
     """
 
     def __init__(self) -> None:
         self.asked: list[Any] = []
+        self.command = f"echo {SAID}"
         self._told = {
             "/discovery": make_discovery(harnesses=("echo",)),
             "/health": Health(uptime_secs=1.0),
@@ -76,7 +78,7 @@ class CallingNeuron:
         shell = next((name for name in tools if name in SHELLS), None)
         last = asked["messages"][-1]
         if shell and not any(message["role"] == "tool" for message in asked["messages"]):
-            out = call(shell)
+            out = call(shell, self.command)
         else:
             said = last["content"] if last["role"] == "tool" else "a title"
             out = chunk({"content": f"It said: {said}"}) + chunk({}, "stop")
@@ -103,8 +105,8 @@ def chats(neuron: CallingNeuron) -> list[Any]:
     return [asked for asked in neuron.asked if isinstance(asked, dict) and asked.get("tools")]
 
 
-async def test_claude_code_calls_a_tool(served: Any, agents: Any) -> None:
-    neuron, gateway = served
+async def run_claude(gateway: Any, agents: Any) -> Any:
+    """Claude Code's own account of a run with one prompt."""
     ran = await agents.program(
         "claude",
         *("-p", "Say it with the tool.", "--allowedTools", "Bash", "--output-format", "json"),
@@ -116,7 +118,12 @@ async def test_claude_code_calls_a_tool(served: Any, agents: Any) -> None:
         CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC="1",
     )
     assert ran.code == 0, ran.out + ran.err
-    answer = json.loads(ran.out)
+    return json.loads(ran.out)
+
+
+async def test_claude_code_calls_a_tool(served: Any, agents: Any) -> None:
+    neuron, gateway = served
+    answer = await run_claude(gateway, agents)
     assert not answer["is_error"]
     assert SAID in answer["result"]
     first, second = chats(neuron)[:2]
@@ -124,8 +131,19 @@ async def test_claude_code_calls_a_tool(served: Any, agents: Any) -> None:
     assert "x-anthropic-billing-header" not in json.dumps(first)
 
 
-async def test_codex_calls_a_tool(served: Any, agents: Any) -> None:
+async def test_claude_code_tells_of_a_tool_that_fails(served: Any, agents: Any) -> None:
     neuron, gateway = served
+    neuron.command = f"echo {SAID}; exit 3"
+    answer = await run_claude(gateway, agents)
+    assert not answer["is_error"]
+    result = chats(neuron)[1]["messages"][-1]
+    assert result["role"] == "tool"
+    assert result["content"].startswith("Error:")
+    assert SAID in result["content"]
+
+
+async def run_codex(gateway: Any, agents: Any) -> str:
+    """What Codex says at the end of a run with one prompt."""
     provider = {
         "name": '"cortex"',
         "base_url": f'"{gateway.endpoint}/v1"',
@@ -146,9 +164,25 @@ async def test_codex_calls_a_tool(served: Any, agents: Any) -> None:
         KEY="none",
     )
     assert ran.code == 0, ran.out + ran.err
-    assert SAID in ran.out
+    said: str = ran.out
+    return said
+
+
+async def test_codex_calls_a_tool(served: Any, agents: Any) -> None:
+    neuron, gateway = served
+    assert SAID in await run_codex(gateway, agents)
     assert neuron.asked.count("/v1/responses") == 2
     first, second = chats(neuron)
     assert first["messages"][0]["role"] == "system"
     assert [turn["role"] for turn in second["messages"]][-2:] == ["assistant", "tool"]
     assert second["messages"][-2]["reasoning_content"] == "A tool."
+
+
+async def test_codex_tells_of_a_tool_that_fails(served: Any, agents: Any) -> None:
+    neuron, gateway = served
+    neuron.command = f"echo {SAID}; exit 3"
+    await run_codex(gateway, agents)
+    result = chats(neuron)[1]["messages"][-1]
+    assert result["role"] == "tool"
+    assert SAID in result["content"]
+    assert "exited with code 3" in result["content"]

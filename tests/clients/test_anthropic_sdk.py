@@ -74,9 +74,14 @@ async def test_a_stream_is_gathered_to_the_same_answer(client: anthropic.AsyncAn
         gathered = await stream.get_final_message()
     whole = await client.messages.create(**asked)
     assert [block.type for block in whole.content] == ["thinking", "text"]
-    assert [b.model_dump() for b in gathered.content] == [b.model_dump() for b in whole.content]
+    assert [_dump(b) for b in gathered.content] == [_dump(b) for b in whole.content]
     assert gathered.stop_reason == "end_turn"
     assert pieces > 5
+
+
+def _dump(block: Any) -> Any:
+    """A block as it was sent: a field of its own is what a major adds to blocks of streams."""
+    return block.model_dump(exclude={"parsed_output"})
 
 
 @pytest.mark.parametrize("stream", [False, True])

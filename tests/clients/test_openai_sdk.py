@@ -207,3 +207,15 @@ async def test_many_at_once_are_each_answered_with_their_own(client: openai.Asyn
     pairs = [(a, b) for a in range(2, 6) for b in range(2, 6)]
     answers = await asyncio.gather(*(one(a, b) for a, b in pairs))
     assert answers == [f"{a} + {b} = {a + b}." for a, b in pairs]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_what_a_response_cannot_carry_is_named(
+    client: openai.AsyncOpenAI, stream: bool
+) -> None:
+    fields: Any = {
+        "tools": [{"type": "web_search"}],
+        "input": [{"type": "web_search_call", "id": "ws_1", "status": "completed"}, *user("Hi")],
+    }
+    raw = await client.responses.with_raw_response.create(model=DEMO, stream=stream, **fields)
+    assert raw.headers["x-cortex-dropped"] == "input.web_search_call, tools.web_search"

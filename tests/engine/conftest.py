@@ -17,7 +17,7 @@ from cortex_core.http.front import Front
 from cortex_core.http.headers import Headers
 from cortex_core.testing import Collected, collect
 from neuron.host.engines.vllm import VllmEngine
-from neuron.host.messages import Phase, Ready, Start
+from neuron.host.messages import Phase, Ready, Start, Steps
 
 DEMO = Path(neuron.__file__).parent / "demo"
 
@@ -76,8 +76,9 @@ async def _start_model(run_dir: Path, **spec: Any) -> Model:
     engine = VllmEngine()
     phases: list[str] = []
 
-    def report(phase: Phase) -> None:
-        phases.append(phase.phase)
+    def report(told: Phase | Steps) -> None:
+        if isinstance(told, Phase):
+            phases.append(told.phase)
 
     ready = await engine.start(_make_start(run_dir, **spec), report)
     return Model(engine, ready, phases)

@@ -86,6 +86,10 @@ class Left(NamedTuple):
             links=tuple(model for model, _ in shared.traffic.queues()),
         )
 
+    def figures(self) -> str:
+        """In numbers, for people."""
+        return f"{self.processes} processes, {self.descriptors} descriptors, {len(self.shared_memory)} segments"
+
     def more_than(self, before: "Left") -> list[str]:
         """What there is more of. Less is no fault: a connection that was kept open is closed in the end."""
         pairs = zip(self._fields, self, before, strict=True)
@@ -325,15 +329,21 @@ async def test_an_engine_out_of_memory_is_lost_and_comes_back(served: Served) ->
 
 
 async def test_loads_and_unloads_over_and_over_leave_everything_flat(
-    served: Served, unloaded: Left
+    served: Served, unloaded: Left, record_testsuite_property: Callable[[str, object], None]
 ) -> None:
-    """As often as CORTEX_CYCLES says: a few times in every run, fifty times in the full one."""
-    used_mb = own_memory_mb()
+    """As often as CORTEX_CYCLES says: a few times in every run, fifty times in the full one.
+
+    The figures are in the report of `--junitxml`.
+    """
+    before_mb = own_memory_mb()
+    record_testsuite_property("before", f"{before_mb} MiB, {unloaded.figures()}")
     for _ in range(int(os.environ.get("CORTEX_CYCLES", "4"))):
         assert (await load(served))[0] == 200
         await unload(served)
+    after_mb = own_memory_mb()
+    record_testsuite_property("after", f"{after_mb} MiB, {Left.look(served).figures()}")
     await nothing_is_left(served, unloaded)
-    assert own_memory_mb() - used_mb < 20
+    assert after_mb - before_mb < 20
 
 
 def own_memory_mb() -> int:

@@ -85,11 +85,26 @@ async def test_all_are_served_at_once_each_as_itself(served: Any) -> None:
 
 async def test_adapters_are_listed_beside_their_model(served: Any) -> None:
     listed = (await served.get("/v1/models"))["data"]
-    assert [(entry["id"], entry.get("parent")) for entry in listed] == [
-        (DEMO, None),
-        ("pirate", DEMO),
-        ("bard", DEMO),
+    assert [(entry["id"], entry.get("parent"), entry.get("root")) for entry in listed] == [
+        (DEMO, None, None),
+        ("pirate", DEMO, "adapters/one"),
+        ("bard", DEMO, "adapters/two"),
     ]
+    (state,) = await served.get("/models")
+    assert state["adapters"] == {"pirate": "adapters/one", "bard": "adapters/two"}
+
+
+async def test_the_room_that_they_take_is_part_of_the_plan(served: Any) -> None:
+    needed_mb = []
+    for lora in (None, {"a": "adapters/one"}, {"a": "adapters/one", "b": "adapters/two"}):
+        spec = {"model_id": "test/demo", "lora": lora}
+        status, _, body = await served.post("/models/plan", spec)
+        assert status == 200, body
+        (device,) = json.loads(body)["devices"]
+        needed_mb.append(device["needed_mb"])
+    plain_mb, one_mb, two_mb = needed_mb
+    # On a CPU a place stays empty; the second adapter doubles the rank that there is room for.
+    assert plain_mb < one_mb < two_mb
 
 
 async def test_an_adapter_is_served_on_every_route(served: Any) -> None:

@@ -41,6 +41,15 @@ def read_message(answer: Any) -> tuple[str, str]:
     return message["reasoning_content"], message["content"]
 
 
+# What each rank tells of itself once it is up; hybrids add how many layers are of which kind.
+CONSTRUCTED = set(
+    """
+    rank free_mb total_mb vocab_size hidden_size num_layers head_dim num_kv_heads max_position_embeddings
+    kv_bytes_per_token
+    """.split()
+)
+
+
 async def test_two_ranks_say_what_one_says_and_leave_nothing_behind(
     model: Any, open_fleet: Any
 ) -> None:
@@ -54,6 +63,7 @@ async def test_two_ranks_say_what_one_says_and_leave_nothing_behind(
         constructed = [line for line in daemon.log.splitlines() if "engine constructed" in line]
         assert [json.loads(line)["rank"] for line in constructed] == [0, 1]
         assert [json.loads(line)["num_kv_heads"] for line in constructed] == [1, 1]
+        assert all(json.loads(line).keys() >= CONSTRUCTED for line in constructed)
         held = segments(daemon.pid)
         assert held
         said = await asyncio.gather(
@@ -69,3 +79,16 @@ async def load(daemon: Any, *, ranks: int) -> tuple[int, Any]:
     spec = {"model_id": DEMO, "tensor_parallel": ranks}
     status, _, body = await daemon.post("/models/load", spec)
     return status, json.loads(body)
+
+
+async def test_a_hybrid_tells_how_many_layers_are_of_which_kind(model: Any) -> None:
+    from neuron.host.engines.vllm_library import _count_layers
+
+    kinds = ["linear_attention", "linear_attention", "full_attention"]
+    assert _count_layers(kinds) == {"full_attention_layers": 1, "linear_layers": 2}
+    assert _count_layers(["mamba", "full_attention"]) == {
+        "full_attention_layers": 1,
+        "linear_layers": 1,
+    }
+    assert _count_layers(["full_attention"]) == _count_layers([]) == {}
+    assert "linear_layers" not in model.ready.ranks[0]

@@ -35,8 +35,10 @@ FORBIDDEN = {
 # Libraries with one home per package, so that changing one changes one file.
 HOMES = {
     "hypercorn": {"cortex_core.http.server"},
-    "aiohttp": {"cortex_core.http.client"},
-    "yarl": {"cortex_core.http.client"},
+    "aiohttp": {"cortex_core.http.session"},
+    "yarl": {"cortex_core.http.session"},
+    # Each end of a connection parses what comes to it: requests, and answers.
+    "httptools": {"cortex_core.http.inbound", "cortex_core.http.answer"},
     "uvloop": {"cortex_core.http.server"},
     "structlog": {"cortex_core.logs"},
     "prometheus_client": {"cortex_gateway.metrics", "neuron.metrics"},
@@ -148,7 +150,7 @@ def test_the_rules_can_fail() -> None:
         "cortex_gateway.loader imports torch: engines live on GPU hosts",
     ]
     assert strays([bad]) == [
-        "cortex_gateway.loader imports aiohttp; its home is cortex_core.http.client"
+        "cortex_gateway.loader imports aiohttp; its home is cortex_core.http.session"
     ]
     assert engine_imports([bad]) == ["cortex_gateway.loader imports torch"]
     assert http_imports([core]) == ["cortex_core.node imports cortex_core.http.client.Client"]

@@ -16,9 +16,9 @@ torch tomllib urllib.request uuid uvloop vllm yarl
 """.split()
 # What DESIGN calls thinking: parsing, translation, routing, placement, eviction, lifecycle tables, usage.
 MUST_BE_PURE = """
-cortex_core.catalogue cortex_core.control cortex_core.discovery cortex_core.errors cortex_core.harness cortex_core.http.headers
-cortex_core.node cortex_core.openai cortex_core.sources cortex_core.sse cortex_core.weights cortex_core.wire
-cortex_gateway.dialects.* cortex_gateway.routing.* cortex_gateway.fleet cortex_gateway.placement cortex_gateway.eviction
+cortex_core.catalogue cortex_core.control cortex_core.discovery cortex_core.errors cortex_core.harness cortex_core.http.address cortex_core.http.answer
+cortex_core.http.headers cortex_core.node cortex_core.openai cortex_core.sources cortex_core.sse cortex_core.weights cortex_core.wire
+cortex_gateway.dialects.* cortex_gateway.routing.* cortex_gateway.fleet cortex_gateway.view cortex_gateway.placement cortex_gateway.eviction
 cortex_gateway.usage
 neuron.lifecycle neuron.admission neuron.costs neuron.room neuron.host.engine neuron.host.messages
 neuron.harnesses.estimating neuron.harnesses.figures neuron.harnesses.making_room neuron.harnesses.placing

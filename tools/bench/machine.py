@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What does the benchmark run on, and is it busy already?"""
 
+import datetime
 import os
 from importlib import metadata
 
@@ -75,6 +76,13 @@ def look() -> Machine:
         torch=version_of("torch"),
         commit=build.git_sha,
     )
+
+
+def write_section(rounds: int, here: Machine, written: str) -> str:
+    """What stands between the marks of a page: when, where, and the table."""
+    today = datetime.datetime.now(datetime.UTC).date()
+    facts = "\n".join(f"- {line}" for line in here.lines())
+    return f"Measured on {today}; rounds of each figure: {rounds}.\n\n{facts}\n\n{written}"
 
 
 def _discover() -> tuple[str, Discovery]:

@@ -3,7 +3,6 @@
 
 import argparse
 import asyncio
-import datetime
 import signal
 import sys
 import tempfile
@@ -125,15 +124,8 @@ def report(given: argparse.Namespace, here: machine.Machine, found: Found) -> No
     else:
         print(table.write_text(cells))
     if given.write:
-        text = write_section(given.rounds, here, table.write_markdown(cells))
+        text = machine.write_section(given.rounds, here, table.write_markdown(cells))
         PAGE.write_text(page.replace_marked(PAGE.read_text(), NAME, text))
-
-
-def write_section(rounds: int, here: machine.Machine, written: str) -> str:
-    """What stands between the marks of the page."""
-    today = datetime.datetime.now(datetime.UTC).date()
-    facts = "\n".join(f"- {line}" for line in here.lines())
-    return f"Measured on {today}; rounds of each figure: {rounds}.\n\n{facts}\n\n{written}"
 
 
 if __name__ == "__main__":

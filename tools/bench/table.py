@@ -9,8 +9,8 @@ from bench.figures import Bounds, Measured, Verdict, judge, spread
 
 HEADS = ("figure", "ours", "against", "ratio", "spread", "must", "goal", "result")
 _NUMERIC = range(1, len(HEADS) - 1)
-Unit = Literal["tokens/s", "ms", "s"]
-_SCALE = {"tokens/s": 1.0, "ms": 1000.0, "s": 1.0}
+Unit = Literal["tokens/s", "µs", "ms", "s"]
+_SCALE = {"tokens/s": 1.0, "µs": 1e6, "ms": 1000.0, "s": 1.0}
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):

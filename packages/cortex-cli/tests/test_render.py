@@ -4,7 +4,7 @@ import io
 from rich.console import Console
 
 from cortex_cli.render import render_fleet
-from cortex_cli.view import Device, Fleet, Model, Node
+from cortex_cli.view import Device, Fleet, Model, Node, RunningRequest
 from cortex_core.node import Progress
 
 
@@ -76,3 +76,25 @@ def test_models_are_shown_by_name_with_what_matters_now() -> None:
         "b loaded box vllm 3 running, 2 waiting loaded in 4.2 s",
         "c failed box vllm 0 running no room",
     ]
+
+
+def test_a_node_that_cannot_be_used_says_why_and_a_wrong_configuration_is_told() -> None:
+    node = Node(name="box", endpoint="http://box:1", up=False, problem="it refuses our secret")
+    assert "box: it refuses our secret" in shown(node)
+    out = io.StringIO()
+    Console(file=out, width=140).print(render_fleet(Fleet(nodes=[node], config_error="line 3")))
+    first = out.getvalue().splitlines()[0]
+    assert first == "The configuration is wrong, the one before counts: line 3"
+
+
+def test_requests_that_run_are_shown_and_no_more_than_fit() -> None:
+    running = [
+        RunningRequest(request_id=f"r{n}", model="m", duration_s=1.5, step="load", reason="why")
+        for n in range(14)
+    ]
+    out = io.StringIO()
+    fleet = Fleet(nodes=[make_node()], requests=running)
+    Console(file=out, width=140).print(render_fleet(fleet))
+    lines = [" ".join(line.split()) for line in out.getvalue().splitlines()]
+    assert "r0 m - 1.5 s load: why" in lines
+    assert lines[-1] == "and 2 more"

@@ -3,7 +3,7 @@
 
 import pytest
 
-from cortex_core.catalogue import Catalogue, Model, infeasible_reason
+from cortex_core.catalogue import Catalogue, MistakeError, Model, infeasible_reason
 from cortex_core.control import LoadRequest, ModelSpec, spec_differences
 from cortex_core.discovery import Discovery
 from cortex_core.testing import make_device, make_discovery
@@ -165,3 +165,56 @@ def test_an_echo_model_needs_a_device_only_where_it_is_said_to(
     model: Model, reason: str | None
 ) -> None:
     assert infeasible_reason(model, "a", ECHO) == reason
+
+
+CHAIN = Catalogue(
+    models=[Model(id=name) for name in ("a", "b", "c", "d")],
+    aliases={"bee": "b", "cloud": "vendor/x", "claude-*": "a"},
+    fallbacks={"a": ["bee", "cloud"], "b": ["c", "d"], "c": ["d"]},
+)
+
+
+@pytest.mark.parametrize(
+    ("model", "fallbacks"),
+    [
+        ("a", ["b", "c", "d", "vendor/x"]),
+        ("b", ["c", "d"]),
+        ("c", ["d"]),
+        ("d", []),
+        ("nobody", []),
+    ],
+)
+def test_fallbacks_come_in_their_order_each_once_and_their_own_after_them(
+    model: str, fallbacks: list[str]
+) -> None:
+    assert CHAIN.fallbacks_of(model) == fallbacks
+
+
+def test_a_model_that_only_nodes_have_falls_back_by_its_alias() -> None:
+    aliases = {"cloud": "vendor/x"}
+    catalogue = Catalogue(models=[Model(id="a")], aliases=aliases, fallbacks={"cloud": ["a"]})
+    assert catalogue.fallbacks_of("vendor/x") == ["a"]
+    assert catalogue.with_default("a").fallbacks_of("vendor/x") == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("fallbacks", "message", "line"),
+    [
+        ({"a": ["org/bb"]}, "'org/bb', which is neither a model nor an alias here", "a"),
+        ({"a": ["org/bb"]}, "the nearest is 'org/b'", "a"),
+        ({"nobody": ["a"]}, "'nobody', which is neither", "nobody"),
+        ({"a": ["x-*"]}, "'x-*', which is neither", "a"),
+        ({"a": ["a"]}, "in a circle: a -> a", "a"),
+        ({"org/b": ["c"], "a": ["org/b"], "c": ["a"]}, "org/b -> c -> a -> org/b", "org/b"),
+        ({"c": ["a"], "a": ["bee"], "org/b": ["a"]}, "a -> org/b -> a", "a"),
+        ({"bee": ["a"], "org/b": ["a"]}, "two entries for the model 'org/b'", "bee"),
+    ],
+)
+def test_fallbacks_that_lead_nowhere_or_back_are_refused_with_their_line(
+    fallbacks: dict[str, list[str]], message: str, line: str
+) -> None:
+    models = [Model(id=name) for name in ("a", "org/b", "c")]
+    with pytest.raises(MistakeError) as caught:
+        Catalogue(models=models, aliases={"bee": "org/b", "x-*": "a"}, fallbacks=fallbacks)
+    assert message in str(caught.value)
+    assert caught.value.path == ("fallbacks", line)

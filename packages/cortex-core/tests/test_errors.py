@@ -19,6 +19,7 @@ STATUS_OF = {
     "invalid_api_key": 401,
     "model_not_allowed": 403,
     "model_not_found": 404,
+    "request_not_found": 404,
     "model_infeasible": 404,
     "route_not_found": 404,
     "method_not_allowed": 405,

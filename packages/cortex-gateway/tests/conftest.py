@@ -13,11 +13,12 @@ import pytest
 from cortex_core.catalogue import Catalogue, Model
 from cortex_core.control import PlanAnswer
 from cortex_core.discovery import Discovery
-from cortex_core.errors import CortexError, write_openai
+from cortex_core.errors import CortexError, InvalidApiKeyError, write_openai
 from cortex_core.http.exchange import Receive, Scope, Send
 from cortex_core.http.headers import Headers
 from cortex_core.node import Health, ModelActivity, ModelState
 from cortex_core.testing import Collected, collect, make_discovery, make_state, serving
+from cortex_core.weights import WeightsReport, WeightsState
 from cortex_gateway.app import Gateway, open_gateway
 from cortex_gateway.config import Config
 from cortex_gateway.status import CatalogueStatus
@@ -44,6 +45,8 @@ class FakeNeuron:
         answer: called with the number of the request; (status, headers, parts). A part that is an Event is waited
             for, None means: until the client leaves.
         down: closes every connection without an answer.
+        secret: what must be shown; None: nothing.
+        weights: what GET /weights lists.
     """
 
     def __init__(self, *states: ModelState, found: Discovery | None = None) -> None:
@@ -68,6 +71,8 @@ class FakeNeuron:
         self.polls: list[str] = []
         self.control_headers: list[dict[bytes, bytes]] = []
         self.down = False
+        self.secret: bytes | None = None
+        self.weights: list[WeightsState] = []
         self.began = asyncio.Event()
         self.left = asyncio.Event()
 
@@ -82,8 +87,14 @@ class FakeNeuron:
             body += message.get("body", b"")
             if not message.get("more_body"):
                 break
+        shown = dict(scope["headers"]).get(b"authorization")
         if self.down:
             await _answer(send, 500, JSON, b"down")
+        elif self.secret is not None and shown != b"Bearer " + self.secret:
+            refused = InvalidApiKeyError()
+            await _answer(send, refused.status, JSON, write_openai(refused))
+        elif scope["path"] == "/weights":  # asked when the gateway has the time
+            await _answer(send, 200, JSON, ENCODE(WeightsReport(weights=self.weights)))
         elif scope["method"] == "GET":
             self.polls.append(scope["path"])
             self.control_headers.append(dict(scope["headers"]))
@@ -108,7 +119,9 @@ class FakeNeuron:
         try:
             await self.load(body)
         except CortexError as error:
-            await _answer(send, error.status, JSON, write_openai(error))
+            again = error.retry_after_s
+            fields = [] if again is None else [(b"retry-after", str(round(again)).encode())]
+            await _answer(send, error.status, [*JSON, *fields], write_openai(error))
         else:
             done = {"status": "loaded", "model_id": body["model_id"]}
             await _answer(send, 200, JSON, ENCODE(done))
@@ -194,9 +207,10 @@ async def start(
     *neurons: FakeNeuron | str,
     models: list[Model] | None = None,
     aliases: dict[str, str] | None = None,
+    fallbacks: dict[str, list[str]] | None = None,
     **config: Any,
 ) -> AsyncIterator[Running]:
-    """Nodes are called a, b, c; one given as a URL is not there. Polls happen when a test asks for them."""
+    """Nodes are called a, b, c, d; one given as a URL is not there. Polls happen when a test asks for them."""
     config.setdefault("poll", {"interval_s": 3600, "timeout_s": 2})
     async with AsyncExitStack() as stack:
         endpoints = [
@@ -206,9 +220,9 @@ async def start(
         secrets = config.pop("secrets", {})
         config["neurons"] = [
             {"name": name, "endpoint": endpoint, "secret": secrets.get(name)}
-            for name, endpoint in zip("abc", endpoints, strict=False)
-        ]
-        catalogue = Catalogue(models=models or [], aliases=aliases or {})
+            for name, endpoint in zip("abcd", endpoints, strict=False)
+        ] + config.pop("more_nodes", [])
+        catalogue = Catalogue(models=models or [], aliases=aliases or {}, fallbacks=fallbacks or {})
         found = CatalogueStatus(
             path="/x/models.toml", found=True, models=len(catalogue.models), aliases=0
         )

@@ -181,3 +181,21 @@ async def test_where_a_neuron_says_never_another_is_asked(fake: Any, start: Any)
         answer = await fleet.ask("m")
     assert error_of(answer) == (404, "model_infeasible")
     assert "a: three ranks" in answer.json["error"]["message"]
+
+
+async def test_what_is_pinned_while_its_work_ends_serves_on(fake: Any, start: Any) -> None:
+    neuron, gate = fake(make_state("x"), found=GPU), asyncio.Event()
+    whole = neuron.answer(0)
+    neuron.answer = lambda n: (*whole[:2], [gate, *whole[2]])
+    async with start(neuron, models=MODELS, eviction=AT_ONCE) as fleet:
+        first = asyncio.create_task(fleet.ask("x"))
+        await neuron.began.wait()
+        second = asyncio.create_task(fleet.ask("m"))
+        while ("a", "m") not in fleet.gateway.fleet.view().loads:
+            await asyncio.sleep(0)
+        fleet.gateway.fleet.note_pin(("a", "x"), pinned=True)
+        gate.set()
+        assert (await first).status == 200
+        assert error_of(await second) == (404, "model_infeasible")
+    assert neuron.moves == []
+    assert list(neuron.states) == ["x"]

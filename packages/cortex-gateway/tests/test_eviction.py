@@ -10,8 +10,8 @@ from cortex_core.node import DeviceHealth, Health, ModelActivity, ModelState
 from cortex_core.testing import make_device, make_discovery
 from cortex_gateway.config import EvictionSettings
 from cortex_gateway.eviction import Blocked, Claimant, Room, find_room
-from cortex_gateway.fleet import FleetView, NodeView
 from cortex_gateway.memory import Need
+from cortex_gateway.view import FleetView, NodeView
 
 NOW_S = 1000.0
 

@@ -5,16 +5,8 @@ import pytest
 
 from cortex_core.node import Health, ModelActivity
 from cortex_core.testing import make_discovery, make_state
-from cortex_gateway.fleet import (
-    EVERYWHERE,
-    KEPT_DECISIONS,
-    Decided,
-    Fleet,
-    Needs,
-    Queued,
-    Report,
-    Resident,
-)
+from cortex_gateway.fleet import KEPT_DECISIONS, Decided, Fleet, Report
+from cortex_gateway.view import EVERYWHERE, Needs, Queued, Resident
 
 M = make_state("m")
 

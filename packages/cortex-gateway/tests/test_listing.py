@@ -3,12 +3,14 @@
 
 from typing import Any
 
+import msgspec
+
 from cortex_core.catalogue import Catalogue, Model
 from cortex_core.node import Activation, Health, Limits, ModelState
 from cortex_core.openai import Location, ModelEntry
 from cortex_core.testing import make_device, make_discovery, make_state
-from cortex_gateway.fleet import FleetView, NodeView
 from cortex_gateway.listing import list_models
+from cortex_gateway.view import FleetView, NodeView
 
 GPU = make_discovery(make_device(0, 24_000), harnesses=("vllm",))
 BIG = Model(id="big", vram_mb=20_000)
@@ -117,3 +119,24 @@ def test_an_alias_is_an_entry_of_its_own_and_a_dead_one_or_a_pattern_is_none() -
     assert list(by_id) == ["big", "m", "x", "y"]
     assert (by_id["x"].alias_of, by_id["x"].feasible_on) == ("big", ["a"])
     assert (by_id["y"].alias_of, by_id["y"].loaded) == ("m", True)
+
+
+def test_an_adapter_is_an_entry_of_its_own_beside_its_model() -> None:
+    adapted = make_state("big", adapters={"pirate": "org/pirate"})
+    plain = make_state("big")
+    base, adapter = listed(node("a", adapted), node("b", plain), models=[BIG])
+    assert [place.node for place in base.locations or []] == ["a", "b"]
+    assert (adapter.id, adapter.parent, adapter.root) == ("pirate", "big", "org/pirate")
+    assert [place.node for place in adapter.locations or []] == ["a"]
+    assert (adapter.loaded, adapter.residency) == (True, "serving")
+    _, adapter = listed(
+        node("b", plain), models=[msgspec.structs.replace(BIG, lora={"pirate": "org/pirate"})]
+    )
+    assert (adapter.loaded, adapter.residency, adapter.locations) == (False, None, [])
+
+
+def test_an_adapter_that_two_models_have_or_that_is_called_like_another_is_not_listed() -> None:
+    adapters = {"m": "org/one", "x": "org/two", "pirate": "org/three"}
+    states = make_state("m"), make_state("n", adapters=adapters), make_state("o", adapters=adapters)
+    found = listed(node("a", *states), aliases={"x": "m"})
+    assert [each.id for each in found] == ["m", "n", "o", "x"]

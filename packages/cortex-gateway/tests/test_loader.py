@@ -8,9 +8,11 @@ import pytest
 
 from cortex_core.catalogue import Model
 from cortex_core.errors import (
+    EngineDiedError,
     InsufficientVramError,
     LoadFailedError,
     LoadRefusedError,
+    ModelNotFoundError,
     ShuttingDownError,
 )
 from cortex_core.testing import make_state
@@ -61,8 +63,15 @@ async def test_fifty_first_requests_make_one_load_and_fifty_answers(fake: Any, s
             LoadFailedError(model="m", node="x", load_kind="engine_start_failed", reason="boom"),
             502, "load_failed", "engine_start_failed", None,
         ),
+        (
+            LoadRefusedError(
+                model="m", load_kind="repo_fetch_failed", reason="no answer", suggestion="Wait.", retry_after_s=30.0
+            ),
+            503, "no_healthy_node", None, b"30",
+        ),
+        (EngineDiedError(model="m", reason="lost", retry_after_s=2.0), 503, "no_healthy_node", None, b"2"),
         (InsufficientVramError(model="m", reason="held"), 503, "insufficient_vram", None, b"5"),
-        (ShuttingDownError(daemon="neuron"), 503, "no_healthy_node", None, b"5"),
+        (ShuttingDownError(daemon="neuron"), 503, "no_healthy_node", None, b"15"),
     ],
 )  # fmt: skip
 async def test_a_load_that_fails_is_told_to_everyone_and_tried_anew_by_the_next(
@@ -90,6 +99,26 @@ async def test_a_load_that_fails_is_told_to_everyone_and_tried_anew_by_the_next(
         lines = await fleet.metrics()
     assert f'cortex_rejections_total{{code="{code}"}} 6.0' in lines
     assert not [line for line in lines if line.startswith("cortex_requests_total{")]
+
+
+async def test_a_sleeper_that_is_given_up_before_its_wake_is_loaded_instead(
+    fake: Any, start: Any
+) -> None:
+    neuron = fake(make_state("m", "sleeping", can_sleep=True))
+
+    async def give_up(how: str, model_id: str) -> None:
+        del neuron.states[model_id]
+        raise ModelNotFoundError(model=model_id)
+
+    neuron.move = give_up
+    async with start(neuron, models=ECHO) as fleet:
+        answer = await fleet.ask()
+        lines = await fleet.metrics()
+    assert (answer.status, answer.header(b"x-cortex-decision")) == (200, b"wake")
+    assert neuron.moves == [("wake", "m")]
+    assert len(neuron.loads) == 1
+    assert 'cortex_cold_starts_total{model="m",node="a"} 1.0' in lines
+    assert not [line for line in lines if line.startswith("cortex_wakes_total{")]
 
 
 async def test_a_load_that_takes_too_long_lets_go_of_the_request_and_goes_on(

@@ -8,8 +8,8 @@ import pytest
 from cortex_core.catalogue import Catalogue, Model
 from cortex_core.node import DeviceHealth, Health, ModelState
 from cortex_core.testing import make_device, make_discovery, make_state
-from cortex_gateway.fleet import FleetView, Needs, NodeView
 from cortex_gateway.memory import Need, free_mb, held_by_all, need_of, need_to_wake
+from cortex_gateway.view import FleetView, Needs, NodeView
 
 PAIR = make_discovery(make_device(0, 24_000), make_device(1, 24_000))
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The text that Prometheus reads, line by line."""
 
+import asyncio
 from typing import Any
 
 from cortex_core.node import DeviceHealth, Health
@@ -84,3 +85,12 @@ def test_gauges_are_read_off_the_fleet_and_what_is_gone_is_not_shown() -> None:
     found = lines(metrics)
     assert 'cortex_node_up{node="a"} 0.0' in found
     assert not [line for line in found if line.startswith(("cortex_device", "cortex_in_flight{"))]
+
+
+async def test_tasks_are_told_where_a_loop_runs() -> None:
+    found = [line for line in lines(Metrics(Fleet([]))) if line.startswith("cortex_tasks ")]
+    assert found == [f"cortex_tasks {float(len(asyncio.all_tasks()))}"]
+
+
+def test_tasks_are_not_told_where_none_runs() -> None:
+    assert not [line for line in lines(Metrics(Fleet([]))) if line.startswith("cortex_tasks ")]

@@ -10,8 +10,8 @@ from cortex_core.node import DeviceHealth, Health, ModelState
 from cortex_core.testing import make_device, make_discovery, make_state
 from cortex_gateway.config import EvictionSettings
 from cortex_gateway.eviction import Blocked
-from cortex_gateway.fleet import FleetView, Needs, NodeView, Queued
 from cortex_gateway.placement import find_options, survey
+from cortex_gateway.view import FleetView, Needs, NodeView, Queued
 
 GPU = make_discovery(make_device(0, 24_000))
 MODEL = Model(id="m", vram_mb=20_000)

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import structlog
 
+from cortex_core.catalogue import Model
 from cortex_core.node import Health
-from cortex_core.testing import Scripted, make_device, make_discovery, make_state, serving
+from cortex_core.testing import Scripted, collect, make_device, make_discovery, make_state, serving
 
 JSON = [(b"content-type", b"application/json")]
 
@@ -117,3 +118,135 @@ async def test_every_interval_is_a_look(fake: Any, start: Any) -> None:
         async with asyncio.timeout(2):
             while not fleet.gateway.fleet.node("a").models:
                 await asyncio.sleep(0)
+
+
+async def reason_of(fleet: Any, model: str) -> str | None:
+    entries = (await fleet.get("/v1/models"))["data"]
+    found: str | None = next(each.get("reason") for each in entries if each["id"] == model)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("ours", "says"),
+    [
+        ("theirs", None),
+        ("other", "it refuses our secret"),
+        (None, "it wants a secret, and none is configured"),
+    ],
+)
+async def test_a_wrong_secret_is_told_everywhere_and_said_once(
+    fake: Any, start: Any, events: Events, ours: str | None, says: str | None
+) -> None:
+    neuron = fake(make_state("m"))
+    neuron.secret = b"theirs"
+    declared = [Model(id="m", harness="echo")]
+    async with start(neuron, models=declared, secrets={"a": ours}) as fleet:
+        for _ in range(3):
+            await fleet.poll()
+        assert events() == ["node is up" if says is None else "node cannot be used"]
+        (node,) = (await fleet.get("/fleet"))["nodes"]
+        assert (node["up"], node["problem"]) == (says is None, says)
+        assert await reason_of(fleet, "m") == (says and f"a: {says}")
+        answer = await fleet.ask()
+        assert answer.status == (200 if says is None else 503)
+        if says:
+            assert answer.json["error"]["code"] == "no_healthy_node"
+            assert says in answer.json["error"]["message"]
+        everything = (await collect(fleet.gateway.front, "GET", "/fleet")).body
+        assert b"theirs" not in everything
+
+
+async def test_a_secret_that_changes_under_a_request_is_no_fault_of_the_client_s(
+    fake: Any, start: Any
+) -> None:
+    neuron = fake(make_state("m"))
+    async with start(neuron) as fleet:
+        neuron.secret = b"new"
+        answer = await fleet.ask()
+    assert (answer.status, answer.json["error"]["code"]) == (503, "no_healthy_node")
+    assert answer.header(b"retry-after")
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "says"),
+    [
+        (404, b"<html>", "no neuron answers there: GET /models is 404"),
+        (307, b"", "no neuron answers there: GET /models is 307"),
+        (200, b'{"object":"list","data":[]}', "no neuron answers there: Expected `array`"),
+        (200, b"<html>", "no neuron answers there: JSON is malformed"),
+    ],
+)
+async def test_a_wrong_endpoint_is_told_as_such(
+    start: Any, events: Events, status: int, body: bytes, says: str
+) -> None:
+    upstream = Scripted(lambda n: (status, JSON, [body]))
+    async with serving(upstream) as endpoint, start(endpoint) as fleet:
+        await fleet.poll()
+        (node,) = (await fleet.get("/fleet"))["nodes"]
+        assert says in node["problem"]
+        assert events() == ["node cannot be used"]
+
+
+async def test_two_names_for_one_neuron_count_once(fake: Any, start: Any, events: Events) -> None:
+    neuron = fake(make_state("m"))
+    neuron.health = Health(uptime_secs=1, instance="one")
+    async with serving(neuron) as endpoint, start(endpoint, endpoint) as fleet:
+        for _ in range(2):
+            await fleet.poll()
+        first, second = (await fleet.get("/fleet"))["nodes"]
+        assert (first["up"], second["up"]) == (True, False)
+        assert second["problem"] == "it is the neuron that 'a' names already"
+        assert [
+            each["node"] for each in (await fleet.get("/v1/models"))["data"][0]["locations"]
+        ] == ["a"]
+        said = events()
+        assert said.count("node is up") == 1 + said.count("node lost")
+        assert "node cannot be used" in said or "node lost" in said
+        neuron.health = Health(uptime_secs=0.1, instance="two")  # it restarts
+        for name in ("b", "a", "b"):
+            await fleet.gateway.poller.poll(name)
+        assert [node["up"] for node in (await fleet.get("/fleet"))["nodes"]] == [True, False]
+        assert events() == []
+
+
+async def test_an_endpoint_that_leads_to_another_neuron_now_is_looked_at_anew(
+    fake: Any, start: Any
+) -> None:
+    neuron = fake(found=make_discovery(make_device(0, 24_000)))
+    neuron.health = Health(uptime_secs=5, instance="one")
+    async with start(neuron) as fleet:
+        neuron.found = make_discovery(make_device(0, 48_000))
+        neuron.health = Health(uptime_secs=900, instance="other")  # up for longer: no restart
+        await fleet.poll()
+        (node,) = (await fleet.get("/fleet"))["nodes"]
+    assert node["devices"][0]["vram_total_mb"] == 48_000
+
+
+async def test_an_older_neuron_is_used_with_what_it_tells(start: Any, events: Events) -> None:
+    answers = {
+        "/models": b'[{"id":"m","harness":"echo","status":"loaded"}]',
+        "/health": b'{"uptime_secs":1}',
+        "/discovery": b'{"hostname":"h","os":"o","kernel":"k","harnesses":["echo"],"wire":0}',
+    }
+    upstream = Scripted(lambda n: (200, JSON, [answers.get(upstream.asked[n][1], b"{}")]))
+    async with serving(upstream) as endpoint, start(endpoint) as fleet:
+        (node,) = (await fleet.get("/fleet"))["nodes"]
+        assert (node["up"], node["wire"], node["problem"]) == (True, 0, None)
+        assert (await fleet.ask()).status == 200
+        assert "node speaks another version" in events()
+
+
+async def test_what_a_newer_neuron_says_beyond_us_is_passed_over(start: Any) -> None:
+    answers = {
+        "/models": b'[{"id":"m","harness":"echo","status":"loaded","mood":{"is":["new"]}},'
+        b'{"id":"n","harness":"quantum","status":"entangled"}]',
+        "/health": b'{"uptime_secs":1,"mood":1,"models":[{"id":"n","status":"entangled","x":1}]}',
+        "/discovery": b'{"hostname":"h","os":"o","kernel":"k","harnesses":["echo"],"wire":2,"mood":[]}',
+    }
+    upstream = Scripted(lambda n: (200, JSON, [answers.get(upstream.asked[n][1], b"{}")]))
+    async with serving(upstream) as endpoint, start(endpoint) as fleet:
+        assert (await fleet.ask("m")).status == 200
+        refused = await fleet.ask("n")  # a status word that is not known is not routable
+        (node,) = (await fleet.get("/fleet"))["nodes"]
+    assert refused.status >= 400
+    assert [model["status"] for model in node["models"]] == ["loaded", "entangled"]

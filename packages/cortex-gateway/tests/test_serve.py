@@ -95,7 +95,9 @@ async def test_a_port_in_use_is_said_before_anything_is_served(taken_by: str) ->
         settings = msgspec.structs.replace(free, **{taken_by: address})
         found = CatalogueStatus(path="/x", found=False, models=0, aliases=0)
         with pytest.raises(OperatorError, match=f"{address} is in use"):
-            await serve.serve(Config(gateway=settings), Catalogue(), found)
+            await serve.serve(
+                Config(gateway=settings), Catalogue(), found, lambda: serve.read(None)
+            )
 
 
 async def start(folder: Path, text: str) -> tuple[asyncio.subprocess.Process, str, str]:

@@ -5,7 +5,6 @@ import pytest
 
 from cortex_core.node import DeviceHealth, Health, ModelActivity, ModelState
 from cortex_core.testing import make_device, make_discovery, make_state
-from cortex_gateway.fleet import FleetView, NodeView, Queued
 from cortex_gateway.status import (
     CatalogueStatus,
     DeviceStatus,
@@ -17,6 +16,7 @@ from cortex_gateway.status import (
     tell_fleet,
     tell_health,
 )
+from cortex_gateway.view import FleetView, NodeView, Queued
 
 CATALOGUE = CatalogueStatus(path="/x", found=False, models=0, aliases=0)
 BAD = make_state("bad", "failed", last_error="why")

@@ -229,9 +229,7 @@ def test_a_rate_needs_a_window(chunks: list[bytes]) -> None:
         (b'{"error":{"code":400}}', None, "400"),
         (b'{"error":{}}', None, "unknown"),
         (b'{"error":"text"}', None, None),
-        (b"no json", None, None),
-        (b"\xff", None, None),
-        (b"", None, None),
+        (b"3.14", None, None),
     ],
 )
 def test_a_whole_answer_passes_as_it_is_and_is_read(
@@ -240,6 +238,13 @@ def test_a_whole_answer_passes_as_it_is_and_is_read(
     meter = make_meter()
     assert meter.whole(200, body) == (200, body)
     assert (meter.usage, meter.error_code) == (usage, error_code)
+
+
+@pytest.mark.parametrize("status", [200, 404, 502])
+@pytest.mark.parametrize("body", [b"<html>502 Bad Gateway</html>", b"\xff", b"", b'{"usage":'])
+def test_what_is_no_json_is_no_answer_whatever_its_status(status: int, body: bytes) -> None:
+    with pytest.raises(UpstreamProtocolError, match=f"status {status}"):
+        make_meter().whole(status, body)
 
 
 def test_tokens_are_the_reported_ones_and_deltas_without_them() -> None:

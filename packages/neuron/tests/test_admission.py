@@ -178,6 +178,7 @@ class AnyOrder(RuleBasedStateMachine):
         self.numbers = itertools.count()
         # Of each that waits: how many of its own came before it, and how often others had their turn since.
         self.ahead: dict[Place, int] = {}
+        self.closed = False
         self.passed: dict[Place, Counter[str]] = {}
 
     @rule(principal=st.sampled_from(PRINCIPALS))
@@ -191,6 +192,8 @@ class AnyOrder(RuleBasedStateMachine):
 
         try:
             place = self.admission.enter("m", principal, wake)
+        except TurnedAwayError:
+            assert self.closed
         except RateLimitExceededError:
             assert held >= (self.settings.max_per_principal or held + 1)
         except QueueFullError:
@@ -225,9 +228,19 @@ class AnyOrder(RuleBasedStateMachine):
         self.admission.apply_settings(self.settings)
         self._note_turns()
 
+    @precondition(lambda self: len(self.places) > 4)
+    @rule()
+    def the_engine_takes_no_more(self) -> None:
+        self.closed = True
+        self.admission.close()
+        self._those_away_leave()
+
     @rule()
     def all_are_turned_away(self) -> None:
         self.admission.turn_away()
+        self._those_away_leave()
+
+    def _those_away_leave(self) -> None:
         for place in [place for place in self.places if place.stage is Stage.OUT]:
             self.places.remove(place)
             self.passed.pop(place)

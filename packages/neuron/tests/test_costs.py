@@ -43,6 +43,7 @@ def test_a_rank_takes_of_its_device_what_is_not_its_cache() -> None:
         ({"kv_cache_mb": 10}, 5500),
         ({"devices": [1, 0]}, 5500),
         ({"tensor_parallel": 1}, None),
+        ({"tensor_parallel": None}, None),
         ({"quant": "fp8"}, None),
         ({"dtype": "float16"}, None),
         ({"engine_args": None}, None),
@@ -79,8 +80,27 @@ def test_another_spec_or_cache_is_measured_anew() -> None:
     costs.note_cache("a", 1000)
     costs.note_memory(SPEC, {0: 6000, 1: 6000}, 800)
     assert costs.find("a") == Cost(
-        spec=SPEC, kv_cache_mb=1000, load_s=9.0, vram_mb={0: 6000, 1: 6000}, host_ram_mb=800
+        spec=ModelSpec(model_id="a", engine_args={"enforce_eager": True}),
+        kv_cache_mb=1000,
+        load_s=9.0,
+        vram_mb={0: 6000, 1: 6000},
+        host_ram_mb=800,
     )
+
+
+def test_the_ranks_are_those_that_were_measured_whoever_chose_them() -> None:
+    unsaid = ModelSpec(model_id="a", engine_args={"enforce_eager": True})
+    costs = Costs()
+    costs.note_cache("a", 3000)
+    costs.note_memory(unsaid, {0: 8000, 1: 8500}, 900)
+    assert (costs.ranks(unsaid), costs.ranks(SPEC), costs.ranks(ModelSpec(model_id="a"))) == (
+        2,
+        2,
+        None,
+    )
+    assert (costs.fixed_mb(unsaid), costs.fixed_mb(SPEC)) == (None, 5500)
+    costs.note_memory(unsaid, {1: 12_000}, 900)
+    assert (costs.ranks(unsaid), costs.fixed_mb(unsaid)) == (1, 9000)
 
 
 def test_what_is_not_told_is_not_known() -> None:
@@ -100,3 +120,17 @@ def test_the_oldest_is_forgotten() -> None:
     assert len(costs.all()) == MAX_MODELS
     assert "m1" not in costs.all()
     assert "m0" in costs.all()
+
+
+def test_unloads_and_wakes_are_cycles_and_a_reload_begins_them_anew() -> None:
+    costs = Costs()
+    costs.note_load("a", 1.0)
+    costs.note_sleep("a", 1.0)
+    assert costs.cycles == 0
+    costs.note_wake("a", 1.0)
+    costs.note_unload("b", 1.0)
+    assert costs.cycles == 2
+    before = costs.revision
+    costs.note_reload()
+    assert costs.cycles == 0
+    assert costs.revision > before

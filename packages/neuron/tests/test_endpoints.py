@@ -93,6 +93,48 @@ async def test_an_endpoint_is_this_daemon_as_the_asker_calls_it(served: Served) 
 
 
 @pytest.mark.slow
+async def test_a_reload_is_another_process_of_the_same_spec_and_begins_the_count_anew(
+    served: Served,
+) -> None:
+    await served.load("echo/m", max_model_len=77)
+    await served.load("echo/other")
+    await served.post("/models/unload", {"model_id": "echo/other"})
+    await served.post("/models/sleep", {"model_id": "echo/m"})
+    await served.post("/models/wake", {"model_id": "echo/m"})
+    assert (await served.get("/health"))["cycles"] == 2
+    pids = served.host_pids
+    status, answer, _ = await served.post("/models/reload", {"model_id": "echo/m"})
+    assert (status, answer) == (200, {"status": "loaded", "model_id": "echo/m"})
+    assert not set(pids) & set(served.host_pids)
+    assert (await served.get("/health"))["cycles"] == 0
+    (model,) = await served.get("/models")
+    assert model["status"] == "loaded"
+    assert (await served.load("echo/m", max_model_len=77))["already"] is True
+
+
+@pytest.mark.slow
+async def test_a_reload_goes_on_though_who_asked_for_it_leaves(served: Served) -> None:
+    await served.load("echo/m?load_s=0.2")
+    pids = served.host_pids
+    body = {"model_id": "echo/m?load_s=0.2"}
+    asking = asyncio.create_task(served.post("/models/reload", body))
+    await served.until("/models", lambda models: not models or models[0]["status"] != "loaded")
+    asking.cancel()
+    await served.until("/models", lambda models: models and models[0]["status"] == "loaded")
+    assert not set(pids) & set(served.host_pids)
+
+
+@pytest.mark.slow
+async def test_what_does_not_serve_is_not_reloaded(served: Served) -> None:
+    status, answer, _ = await served.post("/models/reload", {"model_id": "echo/none"})
+    assert (status, answer["error"]["code"]) == (404, "model_not_found")
+    await served.load("echo/m")
+    await served.post("/models/sleep", {"model_id": "echo/m"})
+    status, answer, _ = await served.post("/models/reload", {"model_id": "echo/m"})
+    assert (status, answer["status"], answer["already"]) == (200, "sleeping", True)
+
+
+@pytest.mark.slow
 async def test_an_unload_says_whether_there_was_anything(served: Served) -> None:
     await served.load("echo/m")
     for already in (False, True):

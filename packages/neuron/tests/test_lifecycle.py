@@ -16,6 +16,7 @@ LIVES = [
     ["load", "ready", "unload", "kept", "unload", "gone"],
     ["load", "ready", "lost", "ready", "lost", "failed"],
     ["load", "ready", "slept", "woken", "ready", "slept", "unload", "gone"],
+    ["load", "ready", "slept", "lost", "ready"],
 ]
 
 

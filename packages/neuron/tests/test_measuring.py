@@ -105,6 +105,28 @@ async def test_what_a_model_takes_is_remembered_while_it_serves() -> None:
     assert (residents.costs.find("a").host_ram_mb or 0) > 10
 
 
+async def test_host_memory_is_read_when_an_engine_changes_and_not_each_time() -> None:
+    asked: list[set[int]] = []
+
+    def read_ram_mb(groups: set[int]) -> dict[int, int]:
+        asked.append(groups)
+        return dict.fromkeys(groups, 100 * len(asked))
+
+    residents = Residents()
+    residents.note_load(ModelSpec(model_id="a"), 0.0)
+    measuring = Measuring(FakeGpus(), [make_gpu()], residents, read_ram_mb=read_ram_mb)
+    await measuring.measure()
+    residents.note_host("a", 7)
+    for _ in range(3):
+        await measuring.measure()
+    assert asked == [set(), {7}]
+    residents.note_ready("a", Ready(), 1.0, 0)
+    for _ in range(3):
+        await measuring.measure()
+    assert asked == [set(), {7}, {7}]
+    assert residents.all()[0].host_ram_used_mb == 300
+
+
 async def test_a_model_on_its_way_up_is_not_measured_for_good() -> None:
     health = DeviceHealth(index=0, vram_used_mb=700, vram_free_mb=23_300)
     gpus = FakeGpus(readings=[GpuReading(health, {os.getpid(): 400})])
@@ -159,3 +181,33 @@ async def test_readings_do_not_overtake_each_other() -> None:
     measuring = Measuring(gpus, [], Residents())
     await asyncio.gather(*(measuring.measure() for _ in range(8)))
     assert gpus.most == 1
+
+
+async def test_a_driver_that_does_not_answer_holds_up_nobody() -> None:
+    before, after = (DeviceHealth(index=0, vram_free_mb=mb) for mb in (5, 7))
+
+    class Hanging(FakeGpus):
+        asked = 0
+
+        def __init__(self) -> None:
+            super().__init__(readings=[GpuReading(before, {})])
+            self.answers = threading.Event()
+
+        def read(self) -> list[GpuReading]:
+            self.asked += 1
+            self.answers.wait(30)
+            return self.readings
+
+    gpus = Hanging()
+    measuring = Measuring(gpus, [make_gpu()], Residents(), longest_s=0.05)
+    gpus.answers.set()
+    await measuring.measure()
+    gpus.answers.clear()
+    for _ in range(3):
+        assert await measuring.free_mb() == {0: 5}  # as last read
+    assert gpus.asked == 2
+    gpus.readings = [GpuReading(after, {})]
+    gpus.answers.set()
+    async with asyncio.timeout(5):
+        while await measuring.free_mb() != {0: 7}:
+            pass

@@ -74,3 +74,11 @@ def test_the_place_is_as_set_or_the_service_managers_or_the_users(
     setting: str | None, environ: dict[str, str], folder: str
 ) -> None:
     assert state_dir(setting, environ) == Path(folder)
+
+
+def test_the_count_of_cycles_outlives_the_daemon(tmp_path: Path) -> None:
+    first = Remembering(tmp_path)
+    first.costs.note_unload("a", 1.0)
+    first.costs.note_wake("a", 1.0)
+    first.save()
+    assert Remembering(tmp_path).costs.cycles == 2

@@ -80,7 +80,17 @@ def test_failed_models_do_not_add_up_for_ever() -> None:
     for number in range(MAX_FAILED + 5):
         residents.note_load(spec(f"m{number}"), 0.0)
         residents.note_failed(f"m{number}", DIED)
+        residents.forget_failed(())
     assert [r.id for r in residents.all()] == [f"m{n}" for n in range(5, MAX_FAILED + 5)]
+
+
+def test_a_failed_model_whose_engine_still_ends_is_not_forgotten() -> None:
+    residents = Residents()
+    for number in range(MAX_FAILED + 2):
+        residents.note_load(spec(f"m{number}"), 0.0)
+        residents.note_failed(f"m{number}", DIED)
+    residents.forget_failed({"m0"})
+    assert [r.id for r in residents.all()] == ["m0", *(f"m{n}" for n in range(2, MAX_FAILED + 2))]
 
 
 def test_a_refused_load_was_never_there() -> None:

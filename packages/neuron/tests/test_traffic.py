@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 import asyncio
+import contextlib
 import time
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from cortex_core.errors import QueueFullError, WaitTimeoutError
 from cortex_core.node import ModelActivity
@@ -206,9 +209,55 @@ async def test_health_tells_of_the_queue_and_its_limits(
     await until_waiting(link, 4 - limit if limit else 0)
     told = traffic.with_queue(ModelActivity(id="m", status="loaded", running=1, waiting=5))
     assert (told.running, told.waiting) == (1, 5 + link.admission.waiting)
-    assert (told.max_running, told.max_waiting) == (limit, 7)
+    assert (told.max_running, told.max_waiting, told.max_wait_s) == (limit, 7, 300.0)
     for holder in holders:
         holder.task.cancel()
     await asyncio.wait({holder.task for holder in holders})
     other = ModelActivity(id="loading", status="loading")
     assert traffic.with_queue(other) is other
+
+
+STEPS = st.sampled_from(["come", "end", "cancel", "drain", "wait", "close"])
+
+
+@pytest.mark.slow
+@settings(max_examples=40, deadline=None)
+@given(steps=st.lists(st.tuples(STEPS, st.integers(0, 9)), max_size=30))
+def test_every_way_out_gives_the_place_back(steps: list[tuple[str, int]]) -> None:
+    asyncio.run(go_through(steps))
+
+
+async def go_through(steps: list[tuple[str, int]]) -> None:
+    """Requests that come and leave in every way, several of them in the same instant."""
+    link = Link("unix:/nowhere")
+    link.apply_settings(AdmissionSettings(max_waiting=3), max_running=2)
+    ends: list[asyncio.Event] = []
+    requests: list[asyncio.Task[None]] = []
+
+    async def request(end: asyncio.Event, generates: bool) -> None:
+        with contextlib.suppress(TurnedAwayError, QueueFullError):
+            async with link.place("m", generates=generates):
+                await end.wait()
+
+    for step, which in steps:
+        if step == "come":
+            ends.append(asyncio.Event())
+            requests.append(asyncio.create_task(request(ends[-1], which > 1)))
+        elif step == "end" and ends:
+            ends[which % len(ends)].set()
+        elif step == "cancel" and requests:
+            requests[which % len(requests)].cancel()
+        elif step == "drain":
+            await link.drained(0.0)
+        elif step == "wait":
+            await asyncio.sleep(0)
+        elif step == "close" and which == 0:
+            link.close()
+    for end in ends:
+        end.set()
+    if requests:
+        await asyncio.wait(requests)
+    for admission in (link.admission, link.counting):
+        assert (admission.running, admission.waiting) == (0, 0)
+        assert not admission._held
+    assert await link.drained(0.0)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the commands that ask a running gateway have in common: where it is, and what is said where nobody answers."""
+"""What the commands that ask a running gateway have in common: where it is, whose key it wants, and what is said where nobody answers."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -9,22 +9,34 @@ import click
 
 from cortex_cli.client import Gateway, open_gateway
 from cortex_core.errors import UpstreamConnectionError
+from cortex_core.http.client import RefusedError
 from cortex_core.wire import GATEWAY_PORT
 
 T = TypeVar("T")
 
 F = Callable[..., Any]
 
+UNAUTHORIZED = 401
 
-def endpoint_option(function: F) -> F:
-    """`--endpoint`, checked."""
-    return click.option(
+
+def gateway_options(function: F) -> F:
+    """`--endpoint`, checked, and `--key`."""
+    endpoint = click.option(
         "--endpoint",
         default=f"http://127.0.0.1:{GATEWAY_PORT}",
+        envvar="CORTEX_ENDPOINT",
         show_default=True,
+        show_envvar=True,
         callback=lambda _context, _parameter, value: check_endpoint(value),
         help="Where the gateway is.",
-    )(function)
+    )
+    key = click.option(
+        "--key",
+        envvar="CORTEX_KEY",
+        show_envvar=True,
+        help="The operators' key, where the gateway has one. The variable keeps it out of lists of processes.",
+    )
+    return endpoint(key(function))
 
 
 def check_endpoint(endpoint: str) -> str:
@@ -36,21 +48,34 @@ def check_endpoint(endpoint: str) -> str:
     return endpoint
 
 
-def ask(endpoint: str, question: Callable[[Gateway], Awaitable[T]]) -> T:
+def ask(endpoint: str, key: str | None, question: Callable[[Gateway], Awaitable[T]]) -> T:
     """Ask a gateway, from outside of any event loop.
 
     Raises:
-        click.ClickException: nobody answers there.
+        click.ClickException: nobody answers there, or it wants another key.
         RefusedError, CortexError: as `Client.ask`.
     """
-    return asyncio.run(_ask(endpoint, question))
+    return asyncio.run(_ask(endpoint, key, question))
 
 
-async def _ask(endpoint: str, question: Callable[[Gateway], Awaitable[T]]) -> T:
-    async with open_gateway(endpoint) as gateway:
+async def _ask(endpoint: str, key: str | None, question: Callable[[Gateway], Awaitable[T]]) -> T:
+    async with open_gateway(endpoint, key) as gateway:
         try:
             return await question(gateway)
         except UpstreamConnectionError as error:
             raise click.ClickException(
                 f"No gateway answers at {endpoint}. `cortex serve` starts one; --endpoint says where another is. ({error})"
             ) from None
+        except RefusedError as refused:
+            if refused.status != UNAUTHORIZED:
+                raise
+            raise click.ClickException(explain_key(endpoint, key)) from None
+
+
+def explain_key(endpoint: str, key: str | None) -> str:
+    """What to do where the gateway wants another key."""
+    what = "takes no orders without the operators' key" if key is None else "does not know this key"
+    return (
+        f"The gateway at {endpoint} {what}. It is `[fleet] key` in its cortex.toml; "
+        "give it by the variable CORTEX_KEY, or by --key."
+    )

@@ -3,6 +3,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from urllib.parse import quote
 
 import msgspec
 
@@ -19,9 +20,10 @@ _READ = msgspec.json.Decoder(Fleet)
 
 
 @asynccontextmanager
-async def open_gateway(endpoint: str) -> AsyncIterator["Gateway"]:
-    """A gateway to ask, for as long as the context lasts."""
-    client = Client(endpoint)
+async def open_gateway(endpoint: str, key: str | None = None) -> AsyncIterator["Gateway"]:
+    """A gateway to ask, for as long as the context lasts. `key`: of its operators; None: none is sent."""
+    headers = [] if key is None else [(b"authorization", f"Bearer {key}".encode())]
+    client = Client(endpoint, headers=headers)
     try:
         yield Gateway(client)
     finally:
@@ -38,14 +40,20 @@ class Gateway:
         """The fleet as JSON, everything that the gateway tells."""
         return bytes(await self._client.ask("GET", "/fleet", msgspec.Raw, timeout_s=ASK_S))
 
+    async def request_raw(self, request_id: str) -> bytes:
+        """What became of a request, as JSON."""
+        path = f"/fleet/requests/{quote(request_id)}"
+        return bytes(await self._client.ask("GET", path, msgspec.Raw, timeout_s=ASK_S))
+
     async def order_raw(self, path: str, body: object) -> bytes:
         """Have something done, and return the answer as JSON when it is."""
         answer = await self._client.ask("POST", path, msgspec.Raw, body, timeout_s=ORDER_S)
         return bytes(answer)
 
-    async def fleet(self) -> Fleet:
-        """The fleet."""
-        try:
-            return _READ.decode(await self.fleet_raw())
-        except msgspec.ValidationError as error:
-            raise UpstreamProtocolError(upstream=self._client.endpoint, reason=str(error)) from None
+
+def read_fleet(raw: bytes, endpoint: str) -> Fleet:
+    """What was told of a fleet. Raises UpstreamProtocolError: no gateway says that."""
+    try:
+        return _READ.decode(raw)
+    except msgspec.ValidationError as error:
+        raise UpstreamProtocolError(upstream=endpoint, reason=str(error)) from None

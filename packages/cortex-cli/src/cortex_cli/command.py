@@ -27,6 +27,7 @@ COMMANDS = {
     "unpin": "Let a pinned model be evicted again.",
     "drain": "Send a node nothing new.",
     "undrain": "Use a drained node again.",
+    "explain": "Tell why a request went where it went.",
     "plan": "Show where a model would come up, and who would make room.",
     "check": "Check a configuration file.",
     "up": "Try it out: gateway and neuron with a small model, on this machine.",

@@ -7,7 +7,7 @@ import click
 import msgspec
 from rich.console import Console
 
-from cortex_cli.asking import ask, endpoint_option
+from cortex_cli.asking import ask, gateway_options
 from cortex_cli.render import render_done
 from cortex_cli.view import DoneAnswer
 
@@ -24,13 +24,15 @@ def model_command(verb: str, says: str, node_says: str) -> click.Command:
     @click.command(verb, help=says)
     @click.argument("model")
     @click.option("--node", help=node_says)
-    @endpoint_option
+    @gateway_options
     @click.option(
         "--json", "as_json", is_flag=True, help="The gateway's whole answer, for scripts."
     )
-    def command(model: str, node: str | None, endpoint: str, as_json: bool) -> None:
+    def command(
+        model: str, node: str | None, endpoint: str, key: str | None, as_json: bool
+    ) -> None:
         body = {"model_id": model} | ({"node": node} if node else {})
-        _order(endpoint, f"/fleet/models/{verb}", body, as_json=as_json)
+        _order(endpoint, key, f"/fleet/models/{verb}", body, as_json=as_json)
 
     return command
 
@@ -40,20 +42,22 @@ def node_command(verb: str, says: str) -> click.Command:
 
     @click.command(verb, help=says)
     @click.argument("node")
-    @endpoint_option
+    @gateway_options
     @click.option(
         "--json", "as_json", is_flag=True, help="The gateway's whole answer, for scripts."
     )
-    def command(node: str, endpoint: str, as_json: bool) -> None:
-        _order(endpoint, f"/fleet/nodes/{verb}", {"node": node}, as_json=as_json)
+    def command(node: str, endpoint: str, key: str | None, as_json: bool) -> None:
+        _order(endpoint, key, f"/fleet/nodes/{verb}", {"node": node}, as_json=as_json)
 
     return command
 
 
-def _order(endpoint: str, path: str, body: dict[str, Any], *, as_json: bool) -> None:
+def _order(
+    endpoint: str, key: str | None, path: str, body: dict[str, Any], *, as_json: bool
+) -> None:
     console = Console(stderr=True)
     with console.status("Waiting for the gateway…"):
-        raw = ask(endpoint, lambda gateway: gateway.order_raw(path, body))
+        raw = ask(endpoint, key, lambda gateway: gateway.order_raw(path, body))
     if as_json:
         click.echo(msgspec.json.format(raw, indent=2))
     else:

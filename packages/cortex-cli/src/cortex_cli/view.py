@@ -33,22 +33,39 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Node(msgspec.Struct, frozen=True, kw_only=True):
-    """One node. `seen_s_ago` is None where it never answered."""
+    """One node. `seen_s_ago` is None where it never answered, `problem` where nothing is the matter."""
 
     name: str
     endpoint: str
     up: bool
     seen_s_ago: float | None = None
     drained: bool = False
+    problem: str | None = None
     devices: list[Device] = []
     models: list[Model] = []
 
 
+class RunningRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """A request that runs, and the last thing that was decided about it."""
+
+    request_id: str
+    model: str
+    duration_s: float
+    node: str | None = None
+    step: str | None = None
+    reason: str | None = None
+
+
 class Fleet(msgspec.Struct, frozen=True, kw_only=True):
-    """All nodes, and the requests that the gateway has at them now."""
+    """All nodes, and the requests that the gateway has at them now.
+
+    `config_error`: what is wrong with the configuration as it was read last; None: nothing.
+    """
 
     nodes: list[Node]
     in_flight: int = 0
+    requests: list[RunningRequest] = []
+    config_error: str | None = None
 
 
 class Done(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,3 +102,39 @@ class FleetPlan(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
     chosen: str | None
     nodes: list[NodePlan]
+
+
+class Candidate(msgspec.Struct, frozen=True, kw_only=True):
+    """A node that was considered, and what spoke for it or against it."""
+
+    node: str
+    says: str
+
+
+class Step(msgspec.Struct, frozen=True, kw_only=True):
+    """One decision about a request, so many seconds after its arrival."""
+
+    after_s: float
+    decision: str
+    reason: str
+    node: str | None = None
+    candidates: list[Candidate] = []
+    times: int = 1
+
+
+class Story(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of a request. `served_model` and `node` are None where it got nowhere."""
+
+    request_id: str
+    at: float
+    model: str
+    outcome: str
+    duration_s: float
+    dialect: str = ""
+    served_model: str | None = None
+    node: str | None = None
+    status: int | None = None
+    queue_wait_s: float = 0.0
+    load_wait_s: float = 0.0
+    error_code: str | None = None
+    steps: list[Step] = []

@@ -33,6 +33,26 @@ def test_a_wrong_catalogue_is_told_with_its_line(tmp_path: Path) -> None:
     assert "models.toml, line 3: unknown key `models[0].quantt`. Did you mean `quant`?" in said
 
 
+@pytest.mark.parametrize(
+    ("fallbacks", "told"),
+    [
+        ('a = ["bb"]', "line 6: `fallbacks.a`: `fallbacks` has 'bb', which is neither"),
+        (
+            'a = ["b"]\nb = ["a"]',
+            "line 6: `fallbacks.a`: `fallbacks` goes in a circle: a -> b -> a",
+        ),
+        ('a = "b"', "line 5: `fallbacks`: Expected `array`, got `str`"),
+    ],
+)
+def test_wrong_fallbacks_are_told_with_their_line(
+    tmp_path: Path, fallbacks: str, told: str
+) -> None:
+    text = f'[[models]]\nid = "a"\n[[models]]\nid = "b"\n[fallbacks]\n{fallbacks}\n'
+    code, said = check(write(tmp_path, "models.toml", text))
+    assert code == 2
+    assert told in said
+
+
 def test_a_gateway_s_catalogue_is_checked_with_it(tmp_path: Path) -> None:
     path = write(
         tmp_path, "cortex.toml", '[[neurons]]\nname = "a"\nendpoint = "http://127.0.0.1:1"\n'

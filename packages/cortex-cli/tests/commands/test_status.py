@@ -75,8 +75,8 @@ def test_what_is_no_gateway_is_told(gateway: str) -> None:
 
 
 def test_a_refusal_is_told_in_the_gateway_s_words(gateway: str) -> None:
-    Answers.answer = (401, b'{"error": {"message": "no key", "code": "invalid_api_key"}}')
-    assert status("--endpoint", gateway) == (1, "Error: no key\n")
+    Answers.answer = (503, b'{"error": {"message": "no time", "code": "shutting_down"}}')
+    assert status("--endpoint", gateway) == (1, "Error: no time\n")
 
 
 def test_an_endpoint_that_is_none_is_wrong_usage() -> None:

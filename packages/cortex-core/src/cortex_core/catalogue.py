@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What an operator declares in models.toml, and where each of it may run. Pure."""
 
+from collections.abc import Iterator
+from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from functools import cached_property
 
@@ -52,6 +54,18 @@ class Model(EngineSpec, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return ModelSpec(model_id=self.loaded_id, **fields)
 
 
+class MistakeError(ValueError):
+    """Something in a file does not fit something else in it; the operator's fault.
+
+    Attributes:
+        path: keys that lead to what is wrong.
+    """
+
+    def __init__(self, message: str, *path: str) -> None:
+        super().__init__(message)
+        self.path = path
+
+
 class Catalogue(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, dict=True):
     """The whole of models.toml.
 
@@ -59,10 +73,13 @@ class Catalogue(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         models: what clients may ask for.
         aliases: further names, each of a model id; they never chain. A name with `*` is a pattern, for names that are
             otherwise unknown; of several that fit, the longest counts, and of equally long ones the first.
+        fallbacks: model to those that serve in its place, in this order, where it can run nowhere or has failed. Each
+            is an id or an alias of this file; those of a fallback are tried after it.
     """
 
     models: list[Model] = []
     aliases: dict[str, str] = {}
+    fallbacks: dict[str, list[str]] = {}
 
     def __post_init__(self) -> None:
         """Refuse what two readers would understand differently. Raises ValueError; the operator's fault."""
@@ -70,15 +87,73 @@ class Catalogue(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         twice = next((model_id for model_id in ids if ids.count(model_id) > 1), None)
         if twice is not None:
             raise ValueError(f"`models` has two entries with the id '{twice}'; ids are unique")
+        self._check_aliases(ids)
+        self._check_fallbacks(ids)
+
+    def _check_aliases(self, ids: list[str]) -> None:
         for alias, target in self.aliases.items():
             if alias in ids:
-                raise ValueError(f"`aliases` has '{alias}', which is the id of a model too")
+                raise self._mistake(
+                    alias, f"`aliases` has '{alias}', which is the id of a model too"
+                )
             if target in self.aliases:
-                raise ValueError(f"the alias '{alias}' names '{target}', which is an alias itself")
+                wrong = f"the alias '{alias}' names '{target}', which is an alias itself"
+                raise self._mistake(alias, wrong)
             if not alias.strip() or not target.strip():
-                raise ValueError(f"`aliases` has '{alias}' = '{target}'; neither may be empty")
+                wrong = f"`aliases` has '{alias}' = '{target}'; neither may be empty"
+                raise self._mistake(alias, wrong)
             if is_pattern(target):
-                raise ValueError(f"the alias '{alias}' names '{target}'; an alias names one model")
+                wrong = f"the alias '{alias}' names '{target}'; an alias names one model"
+                raise self._mistake(alias, wrong)
+
+    def _mistake(self, alias: str, wrong: str) -> MistakeError:
+        return MistakeError(wrong, "aliases", alias)
+
+    def _check_fallbacks(self, ids: list[str]) -> None:
+        known = [*ids, *(alias for alias in self.aliases if not is_pattern(alias))]
+        for model, names in self.fallbacks.items():
+            for name in [model, *names]:
+                if name not in known:
+                    wrong = f"`fallbacks` has '{name}', which is neither a model nor an alias here"
+                    raise MistakeError(f"{wrong}{_nearest(name, known)}", "fallbacks", model)
+        resolved = [self.resolve(model) for model in self.fallbacks]
+        for model in self.fallbacks:
+            if resolved.count(self.resolve(model)) > 1:
+                wrong = f"`fallbacks` has two entries for the model '{self.resolve(model)}'"
+                raise MistakeError(wrong, "fallbacks", model)
+            if circle := self._find_circle([self.resolve(model)]):
+                wrong = f"`fallbacks` goes in a circle: {' -> '.join(circle)}"
+                raise MistakeError(wrong, "fallbacks", model)
+
+    def _find_circle(self, path: list[str]) -> list[str] | None:
+        """The way back to where the path began; None: there is none, whatever circles others are in."""
+        for name in self._next_of(path[-1]):
+            if name == path[0]:
+                return [*path, name]
+            if name not in path and (found := self._find_circle([*path, name])):
+                return found
+        return None
+
+    def _next_of(self, model_id: str) -> list[str]:
+        """The fallbacks of one model, its own alone."""
+        return self._fallbacks.get(model_id, [])
+
+    @cached_property
+    def _fallbacks(self) -> dict[str, list[str]]:
+        """Ids to ids."""
+        return {
+            self.resolve(model): [self.resolve(name) for name in names]
+            for model, names in self.fallbacks.items()
+        }
+
+    def fallbacks_of(self, model_id: str) -> list[str]:
+        """Who serves in a model's place, in their order, each once; those of a fallback come after it."""
+        return list(dict.fromkeys(self._walk(model_id)))
+
+    def _walk(self, model_id: str) -> Iterator[str]:
+        for name in self._next_of(model_id):
+            yield name
+            yield from self._walk(name)
 
     def resolve(self, name: str) -> str:
         """The concrete id that a client's name means, patterns aside."""
@@ -115,6 +190,11 @@ class Catalogue(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 def is_pattern(name: str) -> bool:
     """Whether a name of the aliases stands for several: `*` is for any characters, or none."""
     return "*" in name
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    close = get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"; the nearest is '{close[0]}'" if close else ""
 
 
 def _fits(pattern: str, name: str) -> bool:

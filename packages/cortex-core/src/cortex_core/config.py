@@ -168,8 +168,10 @@ def _explain(error: msgspec.ValidationError, where: str, text: str) -> str:
     match = _PATH_IN_MESSAGE.match(str(error))
     what, raw = (match["what"], match["path"] or "") if match else (str(error), "")
     path: list[str | int] = [
-        int(index) if index else key for key, index in re.findall(r"\.([^.\[]+)|\[(\d+)\]", raw)
+        int(index) if index else key for key, index in re.findall(r"\.([^.\[\]]+)|\[(\d+)\]", raw)
     ]
+    # What is wrong between two parts of a file says itself where.
+    path += getattr(error.__cause__, "path", ())
     missing = re.match(r"Object missing required field `(\w+)`", what)
     line = _line_of(text, tuple(path))
     place = f"{where}, line {line}" if line else where

@@ -76,14 +76,14 @@ class LoadAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class MoveRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Body of unload, sleep and wake. `force`: end running work instead of draining."""
+    """Body of unload, sleep, wake and reload. `force`: end running work instead of draining."""
 
     model_id: str
     force: bool = False
 
 
 class MoveAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Answer of unload, sleep and wake. `status` is a ModelStatus, or `unloaded`; `already`: nothing had to be done.
+    """Answer of unload, sleep, wake and reload. `status` is a ModelStatus, or `unloaded`; `already`: nothing had to be done.
 
     A model that could not be put to sleep, or has too many sleepers beside it, is unloaded instead.
     """
@@ -152,6 +152,16 @@ class PlanAnswer(msgspec.Struct, frozen=True, kw_only=True):
     kind: str | None = None
     reason: str | None = None
     suggestion: str = ""
+
+
+class CountRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """Body of POST /models/count: what would be loaded, and the body of a `/tokenize`. Answered as that is.
+
+    The model need not be up: its files are enough, and nothing is loaded or fetched. Without them it is `model_loading`.
+    """
+
+    spec: ModelSpec
+    request: msgspec.Raw
 
 
 class EndpointAnswer(msgspec.Struct, frozen=True, kw_only=True):

@@ -33,6 +33,7 @@ class Discovery(msgspec.Struct, frozen=True, kw_only=True):
         host_ram_mb: MiB in the machine.
         version: of the neuron package.
         wire: the neuron's WIRE_VERSION.
+        instance: as in Health.
     """
 
     hostname: str
@@ -46,3 +47,4 @@ class Discovery(msgspec.Struct, frozen=True, kw_only=True):
     host_ram_mb: int = 0
     version: str = "unknown"
     wire: int = 1
+    instance: str | None = None

@@ -14,6 +14,7 @@
     │   ├── ModelNotFoundError           404 model_not_found
     │   ├── ModelInfeasibleError         404 model_infeasible
     │   ├── RouteNotFoundError           404 route_not_found
+    │   ├── RequestNotFoundError         404 request_not_found
     │   ├── MethodNotAllowedError        405 method_not_allowed
     │   ├── RequestTimeoutError          408 request_timeout
     │   ├── SpecConflictError            409 spec_conflict
@@ -181,6 +182,17 @@ class RouteNotFoundError(ClientError):
     says = "There is no route {method} {path} here."
 
 
+class RequestNotFoundError(ClientError):
+    """No request of that id is remembered."""
+
+    code = "request_not_found"
+    status = 404
+    says = (
+        "The request '{request_id}' is not known here. The last {kept} are, since this gateway started; "
+        "every answer has its id in x-request-id."
+    )
+
+
 class MethodNotAllowedError(ClientError):
     """The path exists, with another method."""
 
@@ -326,7 +338,10 @@ class ModelNotLoadedError(BusyError):
     """The model is not up, and the request is of a kind that does not bring it up."""
 
     code = "model_loading"
-    says = "The model '{model}' is not loaded, and counting tokens does not load it. A message to it does."
+    says = (
+        "The model '{model}' is not loaded, counting tokens does not load it, and its files are on no node that could "
+        "count by them now. A message to it loads it."
+    )
 
 
 class ModelRecoveringError(BusyError):

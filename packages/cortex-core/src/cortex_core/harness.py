@@ -63,6 +63,17 @@ class Harness(Protocol):
             ModelNotFoundError: it is not here.
         """
 
+    async def reload(self, model_id: str, *, force: bool = False) -> bool:
+        """Have a model that serves do so in a new process; False: it does not serve, and stays as it is.
+
+        Drains first, unless `force`. It goes on though its caller leaves: a model is not left down half-way.
+
+        Raises:
+            ModelNotFoundError: it is not here.
+            WaitTimeoutError: its requests did not end; it serves on.
+            LoadRefusedError, LoadFailedError: it did not come up again.
+        """
+
     async def plan(self, spec: ModelSpec, *, vram_mb: int | None = None) -> PlanAnswer:
         """Whether the spec would fit now, and what would have to go. Loads, fetches and holds nothing.
 

@@ -13,13 +13,14 @@ import structlog
 
 FIELDS = frozenset(
     """
-    address attempt bytes_in bytes_out client_gone code completion_tokens config cuda daemon decision device devices
-    dialect driver_version duration_s endpoint engines error error_code exit_code finite_max finite_mean finite_min
-    free_mb full_attention_layers harness harnesses head_dim hidden_size host_ram_mb kind kv_bytes_per_token
-    kv_cache_mb line linear_layers load_s load_wait_s max_model_len max_position_embeddings method misses model
-    models nan needed_mb neg_inf negative neurons node num_kv_heads num_layers path phase pid pos_inf prompt_tokens
-    python rank reason request_id retry_after_s revision running served_model signal size_mb sleep_s source status
-    stream total_mb ttft_s upstream variable version vocab_size vram_free_mb waited_s wake_s
+    address attempt bytes_in bytes_out changed client_gone code completion_tokens config cuda daemon decision device
+    devices dialect driver_version duration_s endpoint engines error error_code exit_code fallback_of finite_max
+    finite_mean finite_min free_mb full_attention_layers harness harnesses head_dim hidden_size host_ram_mb joined kind
+    kv_bytes_per_token kv_cache_mb left line linear_layers load_s load_wait_s max_model_len max_position_embeddings
+    method misses model models nan needed_mb neg_inf negative neurons node num_kv_heads num_layers path phase pid
+    pos_inf prompt_tokens python rank reason request_id retry_after_s revision running served_model settings signal
+    size_mb sleep_s source status stream total_mb ttft_s upstream variable version vocab_size vram_free_mb waited_s
+    wake_s wire
     """.split()
 )
 
@@ -28,9 +29,11 @@ def setup(*, level: str = "info", as_json: bool | None = None) -> None:
     """Send every log of this process, ours and the libraries', to standard error.
 
     Args:
-        level: the least that is shown: debug, info, warning or error.
+        level: the least that is shown: debug, info, warning or error; trace is debug, and has those who know of it
+            tell more.
         as_json: None: JSON unless standard error is a terminal.
     """
+    level = "debug" if level == "trace" else level
     if as_json is None:
         as_json = not sys.stderr.isatty()
     shared: list[Any] = [

@@ -46,6 +46,7 @@ class ModelState(msgspec.Struct, frozen=True, kw_only=True):
         host_ram_used_mb: measured, the engine's whole process tree.
         last_error: why it is `failed`, or was last.
         load_s, wake_s, sleep_s, unload_s: what it took when last done here.
+        adapters: LoRA adapters that it serves as models of their own, while it serves: name to repository.
     """
 
     id: str
@@ -63,6 +64,7 @@ class ModelState(msgspec.Struct, frozen=True, kw_only=True):
     wake_s: float | None = None
     sleep_s: float | None = None
     unload_s: float | None = None
+    adapters: dict[str, str] = {}
 
 
 class FailedModel(msgspec.Struct, frozen=True, kw_only=True):
@@ -96,7 +98,8 @@ class DeviceHealth(msgspec.Struct, frozen=True, kw_only=True):
 class ModelActivity(msgspec.Struct, frozen=True, kw_only=True):
     """What a model's engine is doing, by its own count.
 
-    `running` and `waiting` are requests inside the engine; the maxima are the neuron's admission limits.
+    `running` and `waiting` are requests inside the engine; the maxima are the neuron's admission limits, `max_wait_s` the
+    seconds that a request may wait before its answer begins.
     """
 
     id: str
@@ -105,16 +108,25 @@ class ModelActivity(msgspec.Struct, frozen=True, kw_only=True):
     waiting: int = 0
     max_running: int | None = None
     max_waiting: int | None = None
+    max_wait_s: float | None = None
     kv_usage_ratio: float | None = None
     prefill_tokens_per_s: float | None = None
     decode_tokens_per_s: float | None = None
 
 
 class Health(msgspec.Struct, frozen=True, kw_only=True):
-    """The answer of GET /health."""
+    """The answer of GET /health.
+
+    Attributes:
+        instance: which daemon answers: drawn at its start, so that two that say the same are one. None: an older one.
+        cycles: finished unloads and wakes since a model was last reloaded, counted over restarts: each may leave holes in
+            the memory of devices.
+    """
 
     uptime_secs: float
+    instance: str | None = None
     devices: list[DeviceHealth] = []
     host_ram_free_mb: int | None = None
     activation: Activation = Activation()
     models: list[ModelActivity] = []
+    cycles: int = 0

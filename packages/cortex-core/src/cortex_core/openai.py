@@ -81,6 +81,7 @@ class ModelEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         reason: why it can run nowhere, with the arithmetic; None: it can.
         alias_of: the concrete id; None: this is one.
         parent: the model that this is a LoRA adapter of; None: it is none.
+        root: the repository that the adapter's weights come from.
     """
 
     id: str
@@ -97,6 +98,7 @@ class ModelEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     reason: str | None = None
     alias_of: str | None = None
     parent: str | None = None
+    root: str | None = None
 
 
 class ModelList(msgspec.Struct, frozen=True):

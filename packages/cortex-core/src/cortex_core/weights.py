@@ -3,7 +3,7 @@
 
 import msgspec
 
-from cortex_core.node import Progress
+from cortex_core.node import Limits, Progress
 
 # The phase of a load whose files are on their way.
 DOWNLOADING = "downloading"
@@ -37,6 +37,7 @@ class WeightsState(msgspec.Struct, frozen=True, kw_only=True):
         quants: GGUF quants on disk.
         progress: of its download; None: there is none under way.
         last_error: why its last download failed, or removal; None: it did not.
+        capabilities, limits: as in ModelState, by what its files say; a load may set tighter limits.
     """
 
     id: str
@@ -50,6 +51,8 @@ class WeightsState(msgspec.Struct, frozen=True, kw_only=True):
     quants: list[str] = []
     progress: DownloadProgress | None = None
     last_error: str | None = None
+    capabilities: list[str] = []
+    limits: Limits = Limits()
 
 
 class WeightsReport(msgspec.Struct, frozen=True, kw_only=True):

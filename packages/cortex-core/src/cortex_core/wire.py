@@ -31,5 +31,8 @@ USAGE_COMMENT = b": usage "
 # From the gateway to a neuron: on whose behalf. Those who wait for one model take turns by it; absent: anonymous.
 PRINCIPAL = "x-cortex-principal"
 
+# Where a gateway has a neuron count the tokens of a prompt for a model that need not be up: a control.CountRequest.
+COUNT_PATH = "/models/count"
+
 # From a client, for the neuron: put reasoning back into `content`, between its markers.
 INCLUDE_THINKING = "x-include-thinking"

@@ -17,93 +17,20 @@ from hypothesis import strategies as st
 
 from cortex_core.errors import QueueFullError
 from cortex_core.http import inbound, server
-from cortex_core.http.cycle import HIGH_BYTES
-from cortex_core.http.exchange import Exchange, Message, Receive, Scope, Send
+from cortex_core.http.exchange import Exchange, Receive, Scope, Send
 from cortex_core.http.front import Front
 from cortex_core.http.inbound import Inbound
-from cortex_core.testing import serving
-
-Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
-
-
-async def read_body(receive: Receive) -> bytes | None:
-    body: bytes = b""
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            return None
-        body += message["body"]
-        if not message["more_body"]:
-            return body
-
-
-def answer(body: bytes, status: int = 200, *fields: tuple[bytes, bytes]) -> list[Message]:
-    return [
-        {"type": "http.response.start", "status": status, "headers": list(fields)},
-        {"type": "http.response.body", "body": body},
-    ]
-
-
-async def tell(scope: Scope, receive: Receive, send: Send) -> None:
-    """What was asked, as JSON."""
-    if scope["type"] != "http":
-        return
-    body = await read_body(receive)
-    if body is None:
-        return
-    asked = {
-        "method": scope["method"],
-        "path": scope["path"],
-        "query": scope["query_string"].decode(),
-        "version": scope["http_version"],
-        "headers": [(n.decode(), v.decode("latin-1")) for n, v in scope["headers"]],
-        "body": body.decode("latin-1"),
-    }
-    for message in answer(msgspec.json.encode(asked)):
-        await send(message)
-
-
-def sending(*messages: Message) -> Any:
-    """An application that takes the body and sends these."""
-
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            await read_body(receive)
-            for message in messages:
-                await send(message)
-
-    return app
-
-
-@asynccontextmanager
-async def connected(app: Any) -> AsyncIterator[Streams]:
-    async with serving(app) as endpoint, connect(endpoint) as streams:
-        yield streams
-
-
-@asynccontextmanager
-async def connect(endpoint: str) -> AsyncIterator[Streams]:
-    host, port = endpoint.removeprefix("http://").split(":")
-    async with asyncio.timeout(5):
-        reader, writer = await asyncio.open_connection(host, int(port))
-        try:
-            yield reader, writer
-        finally:
-            writer.close()
-
-
-async def read_answer(reader: asyncio.StreamReader) -> tuple[bytes, bytes]:
-    """Head, and the body that its content-length tells."""
-    head = (await reader.readuntil(b"\r\n\r\n")).lower()
-    length = next(line for line in head.split(b"\r\n") if line.startswith(b"content-length"))
-    return head, await reader.readexactly(int(length.split(b":")[1]))
-
-
-async def ask(app: Any, request: bytes) -> bytes:
-    """All that comes back for these bytes, until the connection is closed."""
-    async with connected(app) as (reader, writer):
-        writer.write(request)
-        return await reader.read()
+from cortex_core.http.testing import (
+    CLOSE,
+    answer,
+    ask,
+    connect,
+    connected,
+    read_answer,
+    read_body,
+    sending,
+    tell,
+)
 
 
 async def test_a_request_reaches_the_application_as_it_was_sent() -> None:
@@ -233,48 +160,6 @@ async def test_a_connection_lives_as_long_as_the_client_wants(head: bytes, close
             assert await reader.read() == b""
 
 
-STREAM: list[Message] = [
-    {"type": "http.response.start", "status": 200, "headers": []},
-    {"type": "http.response.body", "body": b"ab", "more_body": True},
-    {"type": "http.response.body", "body": b"", "more_body": True},
-    {"type": "http.response.body", "body": b"c", "more_body": True},
-    {"type": "http.response.body", "body": b""},
-]
-CLOSE = b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
-
-
-@pytest.mark.parametrize(
-    ("messages", "request_bytes", "body", "without"),
-    [
-        (STREAM, CLOSE, b"2\r\nab\r\n1\r\nc\r\n0\r\n\r\n", b"content-length"),
-        (STREAM, b"GET / HTTP/1.0\r\n\r\n", b"abc", b"transfer-encoding"),
-        (STREAM, CLOSE.replace(b"GET", b"HEAD"), b"", b"content-length"),
-        (answer(b"ab"), CLOSE, b"ab", b"transfer-encoding"),
-        (answer(b"", 204), CLOSE, b"", b"content-length"),
-        (answer(b"", 304, (b"content-length", b"9")), CLOSE, b"", b"transfer-encoding"),
-        (answer(b"ab", 200, (b"content-length", b"2")), CLOSE.replace(b"GET", b"HEAD"), b"", b"transfer-encoding"),
-        (answer(b"x", 599), CLOSE, b"x", b"transfer-encoding"),
-    ],
-)  # fmt: skip
-async def test_an_answer_is_framed_as_its_request_allows(
-    messages: list[Message], request_bytes: bytes, body: bytes, without: bytes
-) -> None:
-    head, _, rest = (await ask(sending(*messages), request_bytes)).partition(b"\r\n\r\n")
-    assert head.startswith(b"HTTP/1.1 %d " % messages[0]["status"])
-    assert head.lower().count(b"\r\ndate: ") == 1
-    assert (rest, without in head.lower()) == (body, False)
-
-
-async def test_a_client_that_waits_to_be_told_to_go_on_is_told() -> None:
-    async with connected(tell) as (reader, writer):
-        writer.write(
-            b"POST / HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 2\r\n\r\n"
-        )
-        assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
-        writer.write(b"{}")
-        assert (await read_answer(reader))[0].startswith(b"http/1.1 200")
-
-
 async def test_a_client_that_leaves_is_told_to_the_application_at_once() -> None:
     began, seen = asyncio.Event(), asyncio.Event()
 
@@ -293,88 +178,6 @@ async def test_a_client_that_leaves_is_told_to_the_application_at_once() -> None
         await began.wait()
         writer.close()
         await seen.wait()
-
-
-@pytest.mark.slow
-async def test_a_client_that_reads_slowly_makes_the_application_wait() -> None:
-    sent = 0
-    waits = asyncio.Event()
-    part = b"x" * 65536
-
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        nonlocal sent
-        if scope["type"] != "http":
-            return
-        await send({"type": "http.response.start", "status": 200, "headers": []})
-        for sent in range(1, 1000):  # noqa: B007 - told to the test
-            await send({"type": "http.response.body", "body": part, "more_body": True})
-        await send({"type": "http.response.body", "body": b""})
-
-    async with connected(app) as (reader, writer):
-        writer.write(b"GET / HTTP/1.0\r\n\r\n")
-        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
-        with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.05):
-                await waits.wait()
-        assert sent < 500  # what the kernel and both buffers take, and no more
-        assert len(await reader.read()) == 999 * len(part)
-
-
-async def test_an_upload_that_nobody_takes_waits_in_the_client() -> None:
-    take = asyncio.Event()
-    got = b""
-
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        nonlocal got
-        if scope["type"] == "http":
-            await take.wait()
-            got = await read_body(receive) or b""
-            for message in answer(b"ok"):
-                await send(message)
-
-    size = 40 * HIGH_BYTES
-    async with connected(app) as (reader, writer):
-        writer.write(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % size)
-        writer.write(b"y" * size)
-        with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.05):
-                await writer.drain()
-        take.set()
-        await writer.drain()
-        assert (await read_answer(reader))[1] == b"ok"
-    assert got == b"y" * size
-
-
-async def test_an_answer_before_the_end_of_the_upload_arrives_whole_and_ends_the_connection() -> (
-    None
-):
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            await receive()
-            for message in answer(b"no", 413):
-                await send(message)
-
-    async with connected(app) as (reader, writer):
-        writer.write(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 10000000\r\n\r\nabc")
-        assert (await read_answer(reader))[1] == b"no"
-        writer.write(b"z" * 100_000)  # still on its way when we answered
-        assert await reader.read() == b""
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("raises", [True, False])
-async def test_an_application_that_does_not_answer_breaks_the_connection(raises: bool) -> None:
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            await send({"type": "http.response.start", "status": 200, "headers": []})
-            await send({"type": "http.response.body", "body": b"a", "more_body": True})
-            if raises:
-                raise RuntimeError
-
-    async with connected(app) as (reader, writer):
-        writer.write(CLOSE)
-        with pytest.raises((ConnectionResetError, asyncio.IncompleteReadError)):
-            await reader.readuntil(b"0\r\n\r\n")
 
 
 async def test_http2_is_handed_to_hypercorn() -> None:
@@ -514,7 +317,14 @@ async def fed(app: Any, *parts: bytes) -> tuple[Inbound, FakeTransport]:
 async def test_head_and_body_leave_in_one_write_and_each_chunk_in_one() -> None:
     _, whole = await fed(sending(*answer(b"ab")), CLOSE)
     assert len(whole.written) == 1
-    _, streamed = await fed(sending(*STREAM), CLOSE)
+    parts = [
+        answer(b"")[0],
+        *(
+            {"type": "http.response.body", "body": b, "more_body": b != b""}
+            for b in (b"ab", b"c", b"")
+        ),
+    ]
+    _, streamed = await fed(sending(*parts), CLOSE)
     assert [w.rpartition(b"\r\n\r\n")[2] or w for w in streamed.written] == [
         b"2\r\nab\r\n", b"1\r\nc\r\n", b"0\r\n\r\n",
     ]  # fmt: skip

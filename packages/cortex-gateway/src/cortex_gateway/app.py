@@ -8,10 +8,11 @@ from contextlib import asynccontextmanager
 
 from cortex_core import logs
 from cortex_core.catalogue import Catalogue
-from cortex_core.http.client import Client
+from cortex_core.errors import CortexError, InvalidApiKeyError
+from cortex_core.http.exchange import Exchange
 from cortex_core.http.front import Front
-from cortex_core.http.headers import Headers
-from cortex_gateway.config import Config, NeuronSettings
+from cortex_core.http.keys import Key
+from cortex_gateway.config import Config
 from cortex_gateway.dialects import build_dialects
 from cortex_gateway.dispatcher import Dispatcher
 from cortex_gateway.displacer import Displacer
@@ -20,11 +21,15 @@ from cortex_gateway.endpoints.models import Models
 from cortex_gateway.endpoints.operations import Operations
 from cortex_gateway.eviction import Displace, find_idle
 from cortex_gateway.fleet import Fleet
+from cortex_gateway.journal import Journal
 from cortex_gateway.loader import Loader
 from cortex_gateway.metrics import Metrics
 from cortex_gateway.operator import Operator
 from cortex_gateway.poller import Poller
+from cortex_gateway.recycler import Recycler
+from cortex_gateway.roster import Changes, Roster
 from cortex_gateway.status import CatalogueStatus
+from cortex_gateway.stock import Stock
 
 log = logs.get(__name__)
 
@@ -41,6 +46,8 @@ class Gateway:
         front: the API, an ASGI application.
         metrics_front: GET /metrics, likewise.
         fleet: what is known of the nodes.
+        operations: tells it.
+        recycler: has engines reloaded now and then.
     """
 
     def __init__(
@@ -53,18 +60,22 @@ class Gateway:
         settings = config.gateway
         catalogue = catalogue.with_default(config.default_model)
         self._catalogue = catalogue
+        self._default_model = config.default_model
         self._rules = config.eviction
+        self._tasks = tasks
+        self._key = _key(config)
+        self._seeing_off: set[asyncio.Task[None]] = set()
         self.fleet = Fleet(
             [(neuron.name, neuron.endpoint) for neuron in config.neurons], misses=config.poll.misses
         )
-        self._clients = {
-            neuron.name: _client(neuron, settings.idle_timeout_s) for neuron in config.neurons
-        }
+        self._roster = Roster(config.neurons, settings.idle_timeout_s)
+        clients = self._roster.clients
         metrics = Metrics(self.fleet)
-        self.poller = Poller(self.fleet, self._clients, config.poll, on_lost=self._lose)
+        self.poller = Poller(self.fleet, clients, config.poll, self._lose, self._roster.with_secret)
+        self.stock = Stock(self.fleet, clients)
         self._displacer = Displacer(
             self.fleet,
-            self._clients,
+            clients,
             self.poller,
             config.eviction.drain_s,
             metrics.note_eviction,
@@ -72,19 +83,23 @@ class Gateway:
         self._loader = Loader(
             fleet=self.fleet,
             catalogue=catalogue,
-            clients=self._clients,
+            clients=clients,
             poller=self.poller,
             displacer=self._displacer,
             rules=config.eviction,
             tasks=tasks,
             on_up=metrics.note_up,
         )
-        dispatcher = Dispatcher(self.fleet, catalogue, self._loader, config)
+        self._dispatcher = Dispatcher(self.fleet, catalogue, self._loader, config, metrics)
         dialects = build_dialects(config.hygiene_rules)
+        journal = Journal()
         self._inference = Inference(
-            self.fleet, dispatcher, self._clients, metrics, config, dialects
+            self.fleet, self._dispatcher, clients, metrics, config, dialects, journal
         )
-        operator = Operator(
+        self.recycler = Recycler(
+            self.fleet, catalogue, self._loader, config.eviction, metrics.note_defrag
+        )
+        self._operator = Operator(
             self.fleet,
             catalogue,
             self._loader,
@@ -92,17 +107,18 @@ class Gateway:
             config.eviction,
             config.loading.load_wait_s,
         )
-        operations = Operations(self.fleet, found, metrics, operator)
-        models = Models(self.fleet, catalogue, created=int(time.time()))
+        self.operations = Operations(self.fleet, found, metrics, self._operator, journal)
+        self._models = Models(self.fleet, catalogue, created=int(time.time()))
         self.front = Front(
             daemon="gateway",
             hot=dict.fromkeys(dialects, self._inference.infer),
-            routes=[*models.routes(), *operations.routes()],
+            routes=[*self._models.routes(), *self.operations.routes()],
             max_body_mb=settings.max_body_mb,
             on_end=self._inference.note_end,
+            admit=self._admit,
         )
         self.metrics_front = Front(
-            daemon="gateway", hot={}, routes=operations.metrics_routes(), max_body_mb=1
+            daemon="gateway", hot={}, routes=self.operations.metrics_routes(), max_body_mb=1
         )
 
     async def drain(self, within_s: float) -> None:
@@ -125,10 +141,55 @@ class Gateway:
 
         await self._displacer.run_idle(find, self._rules.idle_ttl_s / IDLE_LOOKS)
 
+    async def adopt(self, config: Config, catalogue: Catalogue, found: CatalogueStatus) -> Changes:
+        """Have these nodes, this catalogue and these keys from now on; what runs goes on. Other settings stay.
+
+        A node that left is forgotten when its work has ended; one that joined was looked at when this returns.
+        """
+        changes = self._roster.adopt(config.neurons, self.fleet)
+        self._declare(catalogue.with_default(self._default_model))
+        self._key = _key(config)
+        self.operations.adopt(found)
+        for name in changes.left:
+            self._seeing_off.add(self._tasks.create_task(self._see_off(name)))
+        async with asyncio.TaskGroup() as looks:
+            for name in [*changes.joined, *changes.changed]:
+                self.poller.watch(name)
+                looks.create_task(self.poller.poll(name))
+        return changes
+
+    def _declare(self, catalogue: Catalogue) -> None:
+        self._catalogue = catalogue
+        for part in (
+            self._loader,
+            self._dispatcher,
+            self._operator,
+            self._models,
+            self.recycler,
+        ):
+            part.declare(catalogue)
+        self.fleet.forget_all_needs()
+
+    async def _see_off(self, name: str) -> None:
+        if await self._roster.until_over(name, self.fleet):
+            self._loader.lose(name)
+            self.poller.forget(name)
+            await self._roster.remove(name, self.fleet)
+
+    def stop_seeing_off(self) -> None:
+        """Wait no longer for the end of work at nodes that left."""
+        for task in self._seeing_off:
+            task.cancel()
+
+    def _admit(self, exchange: Exchange) -> CortexError | None:
+        """The operators' routes have a key of their own."""
+        if self._key is None or not f"{exchange.path}/".startswith("/fleet/"):
+            return None
+        return None if self._key.is_shown(exchange.scope["headers"]) else InvalidApiKeyError()
+
     async def close_clients(self) -> None:
         """Close every connection to the nodes."""
-        for client in self._clients.values():
-            await client.close()
+        await self._roster.close()
 
     def close_loader(self) -> None:
         """End what loads are under way, as far as this gateway has a part in them."""
@@ -136,6 +197,7 @@ class Gateway:
 
     def _lose(self, node: str) -> None:
         self._loader.lose(node)
+        self._inference.lose(node)
 
 
 @asynccontextmanager
@@ -147,21 +209,24 @@ async def open_gateway(
         gateway = Gateway(config, catalogue, found, tasks)
         try:
             await gateway.poller.poll_all()
-            running = [tasks.create_task(gateway.poller.run())]
+            running = [
+                tasks.create_task(gateway.poller.run()),
+                tasks.create_task(gateway.stock.run()),
+            ]
             if config.eviction.idle_ttl_s:
                 running.append(tasks.create_task(gateway.run_idle()))
+            if config.eviction.defrag_after_cycles:
+                running.append(tasks.create_task(gateway.recycler.run(config.poll.interval_s)))
             try:
                 yield gateway
             finally:
                 for task in running:
                     task.cancel()
+                gateway.stop_seeing_off()
         finally:
             gateway.close_loader()
             await gateway.close_clients()
 
 
-def _client(neuron: NeuronSettings, idle_timeout_s: float) -> Client:
-    fields: Headers = []
-    if neuron.secret is not None:
-        fields.append((b"authorization", f"Bearer {neuron.secret}".encode()))
-    return Client(neuron.endpoint, idle_timeout_s=idle_timeout_s, headers=fields)
+def _key(config: Config) -> Key | None:
+    return None if config.fleet.key is None else Key(config.fleet.key)

@@ -11,13 +11,15 @@ from typing import Annotated, Literal
 import msgspec
 
 from cortex_core.catalogue import is_pattern
+from cortex_core.http.keys import check_key
 from cortex_core.wire import GATEWAY_PORT, METRICS_PORT
 from cortex_gateway.dialects.prefix_hygiene import ALL_RULES
-from cortex_gateway.routing import POLICIES
+from cortex_gateway.routing import POLICY_NAMES
 
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
 SecondsOrZero = Annotated[float, msgspec.Meta(ge=0)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
+CountOrZero = Annotated[int, msgspec.Meta(ge=0)]
 
 _ADDRESS = re.compile(r"unix:/.+|(?:\[[0-9a-fA-F:.]+\]|[^\s:/\[\]]+):(\d{1,5})")
 _URL = re.compile(r"https?://[^\s/?#]+(?:/[^\s?#]*)?")
@@ -30,10 +32,12 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     Attributes:
         listen: host:port of the API.
         metrics_listen: host:port of GET /metrics.
-        policy: which of several ready replicas serves: `least_busy` or `round_robin`.
+        policy: which of several ready replicas serves: `least_busy`; `round_robin`; `session_affinity`, the one that has
+            read the conversation before, unless it is saturated.
         max_body_mb: MiB that a request body may have.
         idle_timeout_s: seconds that a neuron may be silent in a stream; there is no total limit. An answer that is no
-            stream is one silence, so that may take twelve times as long.
+            stream is one silence, so that may take twelve times as long. Until an answer begins, what the neuron lets
+            requests wait is added.
         drain_s: seconds that running answers have to end after SIGTERM.
     """
 
@@ -52,9 +56,9 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
                 raise ValueError(
                     f"`{key}` is '{address}', which is not host:port, such as 127.0.0.1:{GATEWAY_PORT}"
                 )
-        if self.policy not in POLICIES:
+        if self.policy not in POLICY_NAMES:
             raise ValueError(
-                f"`policy` is '{self.policy}', which is none of {', '.join(sorted(POLICIES))}"
+                f"`policy` is '{self.policy}', which is none of {', '.join(POLICY_NAMES)}"
             )
 
 
@@ -84,6 +88,8 @@ class EvictionSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
             room; 0: never.
         drain_s: seconds that a model's running requests have to end, before it makes room.
         max_wait_s: seconds that a request waits for room.
+        defrag_after_cycles: unloads and wakes on a node, each of which may leave holes in its devices' memory, after
+            which every idle engine there is reloaded once; 0: never.
     """
 
     strategy: Literal["lru", "priority"] = "lru"
@@ -91,6 +97,7 @@ class EvictionSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     idle_ttl_s: SecondsOrZero = 0.0
     drain_s: Seconds = 60.0
     max_wait_s: Seconds = 300.0
+    defrag_after_cycles: CountOrZero = 0
 
 
 class PollSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -107,20 +114,40 @@ class PollSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     misses: Count = 3
 
 
+class FleetSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[fleet]`: the operators' routes /fleet, which tell everything and take orders.
+
+    Attributes:
+        key: what they demand, as `Authorization: Bearer …` or `x-api-key`, or `sha256:` and its digest; None:
+            whoever reaches the API gives orders.
+    """
+
+    key: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a key that nobody could show. Raises ValueError; the operator's fault."""
+        if self.key is not None:
+            check_key("key", self.key)
+
+
 class NeuronSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`[[neurons]]`: one node of the fleet.
 
     Attributes:
         name: what the node is called in answers, logs and metrics, and in a model's `pinned_on`.
-        endpoint: where its neuron daemon listens, such as http://10.0.0.5:13131.
-        kind: what listens there; `neuron` is the only kind.
-        secret: sent to it as `Authorization: Bearer …`; None: nothing is sent.
+        endpoint: where its neuron daemon listens, such as http://10.0.0.5:13131; of an OpenAI-compatible server the base
+            URL that its clients are given, such as https://host/api/v1.
+        kind: what listens there: `neuron`, or `openai` for any OpenAI-compatible server, whose models are served as they
+            are, and never loaded or moved.
+        secret: that of its neuron.toml, sent to it as `Authorization: Bearer …`; None: nothing is sent.
+        api_key: the same of an OpenAI-compatible server.
     """
 
     name: str
     endpoint: str
-    kind: Literal["neuron"] = "neuron"
+    kind: Literal["neuron", "openai"] = "neuron"
     secret: str | None = None
+    api_key: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse what would only fail later. Raises ValueError; the operator's fault."""
@@ -132,6 +159,19 @@ class NeuronSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
             raise ValueError(
                 f"`endpoint` is '{self.endpoint}', which is not a URL, such as http://10.0.0.5:13131"
             )
+        if self.secret is not None and self.api_key is not None:
+            raise ValueError("`secret` and `api_key` are two words for one thing; give one of them")
+        if self.api_key is not None and self.kind == "neuron":
+            raise ValueError("`api_key` is for the kind 'openai'; that of a neuron is its `secret`")
+        if self.secret is not None:
+            check_key("secret", self.secret, may_be_hashed=False)
+        if self.api_key is not None:
+            check_key("api_key", self.api_key, may_be_hashed=False)
+
+    @property
+    def credential(self) -> str | None:
+        """What is sent to it as `Authorization: Bearer …`; None: nothing."""
+        return self.secret or self.api_key
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -142,6 +182,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         loading: requests for models that are not up.
         eviction: how models make room for others.
         poll: how the neurons are watched.
+        fleet: who may use the operators' routes.
         neurons: the nodes of the fleet; none is allowed.
         models_config: path of the catalogue, from the folder of this file; it need not be there.
         prefix_hygiene: rule to whether it is in force; those not named are. Rules: `claude_code_billing_header`.
@@ -152,6 +193,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     loading: LoadingSettings = LoadingSettings()
     eviction: EvictionSettings = EvictionSettings()
     poll: PollSettings = PollSettings()
+    fleet: FleetSettings = FleetSettings()
     neurons: list[NeuronSettings] = []
     models_config: str = "models.toml"
     prefix_hygiene: dict[str, bool] = {}

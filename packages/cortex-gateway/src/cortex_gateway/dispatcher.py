@@ -4,16 +4,19 @@
 import asyncio
 import time
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, Protocol
 
 from cortex_core import errors, logs
 from cortex_core.catalogue import Catalogue
 from cortex_core.errors import CortexError, ModelNotLoadedError, ShuttingDownError
+from cortex_gateway.candidates import name_nodes, name_replicas
 from cortex_gateway.config import Config
 from cortex_gateway.fleet import Decided, Fleet
+from cortex_gateway.journal import Candidate
 from cortex_gateway.keeping import Keeper
 from cortex_gateway.loader import Loader
-from cortex_gateway.routing import POLICIES
+from cortex_gateway.routing import POLICIES, SESSION_POLICIES
+from cortex_gateway.routing.counting import Counters, find_counters
 from cortex_gateway.routing.plan import (
     NOBODY,
     Decision,
@@ -23,8 +26,10 @@ from cortex_gateway.routing.plan import (
     Serve,
     Wait,
     Wake,
+    find_id,
     plan,
 )
+from cortex_gateway.routing.policy import Policy
 from cortex_gateway.turn import Turn
 
 log = logs.get(__name__)
@@ -45,6 +50,38 @@ _REFUSALS: dict[str, type[CortexError]] = {
     )
 }
 
+# A request may be what kills its engines, so it does not go round the fleet: after so many losses it is tried again.
+MOST_LOSSES = 2
+
+# Steps of a request's story that choose between no nodes.
+_NO_CHOICE = ("failed", "elsewhere", "fallback")
+
+# The model cannot serve, now or ever, and waiting is not known to help: what has fallbacks is served by them.
+_FALLING = frozenset(
+    kind.code
+    for kind in (
+        errors.ModelNotFoundError,
+        errors.ModelInfeasibleError,
+        errors.ModelRecoveringError,
+        errors.NoHealthyNodeError,
+        errors.LoadFailedError,
+        errors.EngineDiedError,
+        errors.UpstreamConnectionError,
+        errors.UpstreamProtocolError,
+        errors.UpstreamTimeoutError,
+    )
+)
+
+
+class Counts(Protocol):
+    """Told of what becomes of requests before they are served."""
+
+    def note_retry(self, model: str, node: str, *, lost: bool) -> None:
+        """A node refused a request, or lost it, and another is asked."""
+
+    def note_fallback(self, model: str, fallback: str, code: str) -> None:
+        """Another model serves in a model's place, since that one ended in an error of this code."""
+
 
 class Dispatcher:
     """Carries out decisions.
@@ -54,29 +91,81 @@ class Dispatcher:
         catalogue: what is declared.
         loader: carries out what a plan says must happen first.
         config: policy and load wait.
+        counts: told of requests that go elsewhere.
     """
 
-    def __init__(self, fleet: Fleet, catalogue: Catalogue, loader: Loader, config: Config) -> None:
+    def __init__(
+        self, fleet: Fleet, catalogue: Catalogue, loader: Loader, config: Config, counts: Counts
+    ) -> None:
         self._fleet = fleet
         self._catalogue = catalogue
         self._loader = loader
-        self._choose = POLICIES[config.gateway.policy]
+        self._counts = counts
+        self._policy = config.gateway.policy
         self._load_wait_s = config.loading.load_wait_s
         self._eviction = config.eviction
         self._keeper = Keeper(fleet, config.loading)
+        self._seen = fleet.view()  # what the last decision rests on
+
+    def declare(self, catalogue: Catalogue) -> None:
+        """This is declared from now on."""
+        self._catalogue = catalogue
 
     async def place(self, turn: Turn) -> Serve:
-        """Where the request is served. It is stale after the next await.
+        """Where the request is served: by its model, else by what falls in for it. It is stale after the next await.
 
         Raises:
             CortexError: it cannot be served, or not now.
         """
+        while True:
+            try:
+                return await self._place(turn)
+            except CortexError as error:
+                if self.fall_back(turn, error):
+                    continue
+                # A fallback that may serve later is worth a retry; else it is the model asked for that matters.
+                if turn.failed is None or error.retry_after_s is not None:
+                    raise
+                raise turn.failed from None
+
+    def find_counters(self, turn: Turn) -> Counters | None:
+        """Who may count its tokens, though no node has its model up; None: nobody."""
+        return find_counters(self._fleet.view(), self._catalogue, turn.model)
+
+    def fall_back(self, turn: Turn, error: CortexError) -> bool:
+        """Have the request ask for what falls in for a model that ended in this error; False: nothing does."""
+        if turn.has_begun or error.code not in _FALLING:
+            return False
+        model_id = find_id(self._fleet.view(), self._catalogue, turn.model)
+        if turn.fallbacks is None:
+            turn.fallbacks = self._catalogue.fallbacks_of(model_id)
+            turn.failed = error
+            # An upstream's own words do not say it: its header did.
+            error.retry_after_s = error.retry_after_s or error.default_retry_after_s
+        if not turn.fallbacks:
+            return False
+        fallback = turn.fallbacks.pop(0)
+        self._counts.note_fallback(model_id, fallback, error.code)
+        self._tell(turn, "fallback", None, f"{fallback} in its place: {error.message}")
+        log.warning(
+            "fell back",
+            request_id=turn.exchange.request_id,
+            model=model_id,
+            served_model=fallback,
+            code=error.code,
+            reason=error.message,
+        )
+        turn.ask_for(fallback)
+        return True
+
+    async def _place(self, turn: Turn) -> Serve:
         with ExitStack() as held:
             while True:
                 decision = self._plan(turn)
                 if isinstance(decision, Serve):
                     return decision
                 if isinstance(decision, Refuse):
+                    self._tell(turn, "refuse", decision.node, decision.reason)
                     self._note(turn, "refuse", decision.node, decision.reason)
                     raise error_of(decision)
                 if not turn.dialect.may_load:
@@ -88,18 +177,27 @@ class Dispatcher:
         turn.may_hold = False
         found = self._plan(turn)
         if not isinstance(found, Serve):
+            self._tell(turn, "refuse", held.node, held.reason)
             self._note(turn, "refuse", held.node, held.reason)
             raise ModelNotLoadedError(model=held.model)
         return found
 
-    def elsewhere(self, turn: Turn, served: Serve, reason: str) -> Serve | None:
-        """Another ready replica, once, and never after the answer has begun; None: there is none."""
-        if turn.has_moved or (turn.exchange.status is not None and not turn.is_open):
+    def elsewhere(self, turn: Turn, served: Serve, reason: str, *, lost: bool) -> Serve | None:
+        """Another ready replica, each once, and never after the answer has begun; None: there is none.
+
+        `lost`: the request was lost there, and not refused. Of those there is a bound.
+        """
+        if turn.has_begun:
             return None
-        other = self._plan(turn, avoid=frozenset({served.node}))
+        turn.passed |= {served.node}
+        turn.losses += lost
+        if turn.losses > MOST_LOSSES:
+            return None
+        other = self._plan(turn, avoid=turn.passed)
         if not isinstance(other, Serve):
             return None
-        turn.has_moved = True
+        self._counts.note_retry(served.model, served.node, lost=lost)
+        self._tell(turn, "elsewhere", served.node, reason)
         log.warning(
             "sent elsewhere", request_id=turn.exchange.request_id, node=served.node, reason=reason
         )
@@ -108,28 +206,44 @@ class Dispatcher:
     def note_served(self, turn: Turn, served: Serve) -> None:
         """The request is being sent there."""
         turn.exchange.notes.update(node=served.node, model=served.model, decision=turn.decision)
+        turn.record.note_served(served.model, served.node)
+        turn.record.add(
+            time.monotonic(),
+            "serve",
+            turn.model,
+            served.reason,
+            served.node,
+            lambda: self._find_replicas(served),
+        )
         self._note(turn, turn.decision, served.node, served.reason)
 
     def _plan(self, turn: Turn, avoid: frozenset[str] = NOBODY) -> Decision:
+        self._seen = self._fleet.view()
         return plan(
-            self._fleet.view(),
+            self._seen,
             self._catalogue,
             turn.model,
-            self._choose,
+            self._choose(turn),
             avoid,
             may_hold=turn.may_hold,
             eviction=self._eviction,
             now_s=time.monotonic(),
         )
 
+    def _choose(self, turn: Turn) -> Policy:
+        by_session = SESSION_POLICIES.get(self._policy)
+        return by_session(turn.session) if by_session else POLICIES[self._policy]
+
     async def _hold(self, turn: Turn, decision: Held, held: ExitStack) -> None:
         began_s = time.monotonic()
+        self._tell(turn, type(decision).__name__.lower(), decision.node, decision.reason)
         self._count(turn, decision, held, began_s)
         if turn.decision == "serve":
             turn.decision = _NAMES[type(decision)]
         try:
             await self._keep(turn, decision)
         except CortexError as error:
+            self._tell(turn, "failed", decision.node, error.message)
             self._note(turn, turn.decision, decision.node, error.message)
             # Beside replicas that are full: one of them has room by now, or refuses with its own numbers.
             turn.may_hold = False
@@ -137,6 +251,7 @@ class Dispatcher:
                 raise
         finally:
             turn.waited_s += time.monotonic() - began_s
+            turn.record.load_wait_s = turn.waited_s
             turn.exchange.notes["load_wait_s"] = round(turn.waited_s, 4)
 
     async def _keep(self, turn: Turn, decision: Held) -> None:
@@ -174,6 +289,20 @@ class Dispatcher:
             )
         else:
             await self._loader.bring_up(decision, deadline_s)
+
+    def _tell(self, turn: Turn, decision: str, node: str | None, reason: str) -> None:
+        """Add a step to the request's story."""
+        find = list if decision in _NO_CHOICE else lambda: self._find_nodes(turn)
+        turn.record.add(time.monotonic(), decision, turn.model, reason, node, find)
+
+    def _find_nodes(self, turn: Turn) -> list[Candidate]:
+        """All nodes, as the last decision saw them."""
+        model_id = find_id(self._seen, self._catalogue, turn.model)
+        return name_nodes(self._seen, self._catalogue, model_id, self._eviction, time.monotonic())
+
+    def _find_replicas(self, served: Serve) -> list[Candidate]:
+        """Those that have the model, likewise."""
+        return name_replicas(self._seen, self._catalogue, served.model_id)
 
     def _note(self, turn: Turn, decision: str, node: str | None, reason: str) -> None:
         self._fleet.note_decision(

@@ -55,12 +55,16 @@ class Displacer:
     async def displace(self, who: Displace, model: str) -> None:
         """Have one make room for another model. The fleet knows already that it leaves, so nothing new is sent to it.
 
+        One that an operator pinned while its work ended serves on: who has the room is to be asked again.
+
         Raises:
             InsufficientVramError: its work did not end in time; it serves on.
             NoHealthyNodeError: the node was lost.
         """
         began_s = time.monotonic()
         await self._drain(who, model)
+        if self._fleet.view().is_pinned(who.node, who.model_id, who.model):
+            return
         status = await self._move(who, model)
         await self._poller.poll(who.node)
         self._on_evicted(who.model, who.node)

@@ -13,8 +13,9 @@ from cortex_core.catalogue import DEFAULT_PRIORITY, Catalogue, Model
 from cortex_core.node import ModelState, ModelStatus
 from cortex_gateway.config import EvictionSettings
 from cortex_gateway.declared import find_entry, names_of
-from cortex_gateway.fleet import Claims, FleetView, NodeView, Place, Resident, is_ready
 from cortex_gateway.memory import Need, free_mb, held_by_all
+from cortex_gateway.openai_models import has_lifecycle
+from cortex_gateway.view import Claims, FleetView, NodeView, Place, is_ready
 
 # Who waits for room is served before others get their turns, and takes it from who is young, after this part of its wait.
 URGENT_RATIO = 0.5
@@ -106,6 +107,27 @@ class Holder(msgspec.Struct, frozen=True, kw_only=True):
     is_given: bool = False
 
 
+class Tenant(msgspec.Struct, frozen=True, kw_only=True):
+    """What of a Holder does not change between two looks at its node.
+
+    Attributes:
+        names: every id that it may be resident under; the first is what it is called.
+        state: as its neuron told.
+        is_pinned: by its entry.
+        is_settled: it neither comes nor goes.
+        is_ready, is_asleep: by its status.
+    """
+
+    names: tuple[str, ...]
+    state: ModelState
+    displace: Displace
+    rank: int
+    is_pinned: bool
+    is_settled: bool
+    is_ready: bool
+    is_asleep: bool
+
+
 Order = Callable[[Holder], tuple[float, ...]]
 
 
@@ -139,19 +161,39 @@ def find_room(
 
     The answer is stale after the next await.
     """
+    free = find_free(view, catalogue, node, claimant)  # 1
+    return free or make_room(view, catalogue, node, claimant, rules, now_s)
+
+
+def make_room(
+    view: FleetView,
+    catalogue: Catalogue,
+    node: NodeView,
+    claimant: Claimant,
+    rules: EvictionSettings,
+    now_s: float,
+) -> Room | Blocked:
+    """Say who makes room on a node that has none: steps 2 to 4 of `find_room`."""
     need = claimant.need
-    if need.share_mb is None:  # 1
-        return Room()
     free = free_mb(view, catalogue, node, without=claimant.place)
-    if chosen := need.choose(free):
-        return Room(claims_mb=need.claims_mb(chosen))
     holders = holders_of(view, catalogue, node, claimant.place, rules, now_s)
-    going = [each for each in holders if _may_go(each, claimant, rules, now_s)]
+    going = _in_order((h for h in holders if _may_go(h, claimant, rules, now_s)), rules)
     rooms = [_without(free, going, each, need, rules) for each in _candidates(free, going, need)]
     if fitting := [room for room in rooms if room is not None]:  # 2
         return min(fitting, key=lambda room: room.loss)
     is_moving = any(at[0] == node.name and at != claimant.place for at in view.loads)
     return _blocked(node, free, holders, claimant, rules, is_moving=is_moving)  # 3, 4
+
+
+def find_free(
+    view: FleetView, catalogue: Catalogue, node: NodeView, claimant: Claimant
+) -> Room | None:
+    """Room on a node that nobody has to make; None: there is none."""
+    need = claimant.need
+    if need.share_mb is None:
+        return Room()
+    chosen = need.choose(free_mb(view, catalogue, node, without=claimant.place))
+    return Room(claims_mb=need.claims_mb(chosen)) if chosen else None
 
 
 def find_idle(
@@ -163,11 +205,12 @@ def find_idle(
     """
     found = []
     for node in view.nodes:
-        for state in node.models if node.is_up and rules.idle_ttl_s else []:
-            resident, place = Resident(node, state), (node.name, state.id)
-            holder = _holder(view, catalogue, resident, {}, place, rules, now_s)
+        for tenant in _tenants(catalogue, node) if node.is_up and rules.idle_ttl_s else []:
+            state, place = tenant.state, tenant.displace.place
+            holder = _holder(view, node, tenant, {}, place, rules, now_s)
             stays_s = rules.idle_ttl_s * (2 if state.status == ModelStatus.SLEEPING else 1)
             is_kept = holder.is_pinned or holder.is_moving or holder.is_busy or holder.is_awaited
+            is_kept = is_kept or not has_lifecycle(state)
             if not is_kept and now_s - max(holder.used_s, node.up_since_s) >= stays_s:
                 found.append(holder.displace)
     return found
@@ -184,49 +227,68 @@ def holders_of(
     """Who has the node's memory, but for the claimant itself."""
     held_mb = held_by_all(view, catalogue, node)
     return [
-        _holder(view, catalogue, Resident(node, state), held_mb[place], claimant, rules, now_s)
-        for state in node.models
-        if (place := (node.name, state.id)) != claimant
+        _holder(view, node, tenant, held_mb[place], claimant, rules, now_s)
+        for tenant in _tenants(catalogue, node)
+        if (place := tenant.displace.place) != claimant
     ]
 
 
 def is_pinned(view: FleetView, entry: Model | None, node: str, model_id: str) -> bool:
     """Whether a model is never evicted there: its entry, or an operator, pinned it."""
-    declared = entry is not None and node in entry.pinned_on
-    return declared or view.is_pinned(node, model_id, *names_of(entry, model_id))
+    return _is_declared_pinned(entry, node) or view.is_pinned(
+        node, model_id, *names_of(entry, model_id)
+    )
 
 
-def is_busy(view: FleetView, resident: Resident) -> bool:
-    """Whether requests are at it."""
-    return resident.state.status != ModelStatus.SLEEPING and view.replica(resident).busy > 0
+def _is_declared_pinned(entry: Model | None, node: str) -> bool:
+    return entry is not None and node in entry.pinned_on
+
+
+def _tenants(catalogue: Catalogue, node: NodeView) -> list[Tenant]:
+    return node.keep(
+        "tenants", (catalogue,), lambda: [_tenant(catalogue, node, s) for s in node.models]
+    )
+
+
+def _tenant(catalogue: Catalogue, node: NodeView, state: ModelState) -> Tenant:
+    entry = find_entry(catalogue, state.id)
+    names = names_of(entry, state.id)
+    return Tenant(
+        names=names,
+        state=state,
+        displace=Displace(node=node.name, model=names[0], model_id=state.id, how=_how(state)),
+        rank=entry.priority if entry else DEFAULT_PRIORITY,
+        is_pinned=_is_declared_pinned(entry, node.name),
+        is_settled=state.status in (ModelStatus.LOADED, ModelStatus.SLEEPING),
+        is_ready=is_ready(state),
+        is_asleep=state.status == ModelStatus.SLEEPING,
+    )
 
 
 def _holder(
     view: FleetView,
-    catalogue: Catalogue,
-    resident: Resident,
+    node: NodeView,
+    tenant: Tenant,
     held_mb: Claims,
     claimant: Place,
     rules: EvictionSettings,
     now_s: float,
 ) -> Holder:
-    state, place = resident.state, (resident.node.name, resident.state.id)
-    entry = find_entry(catalogue, state.id)
-    name = names_of(entry, state.id)[0]
+    model_id, place = tenant.state.id, tenant.displace.place
     is_given = place in view.leaving and view.leaving[place] == claimant
     up_s = view.up_s.get(place)
     return Holder(
-        displace=Displace(node=place[0], model=name, model_id=state.id, how=_how(state)),
+        displace=tenant.displace,
         held_mb=held_mb,
-        rank=entry.priority if entry else DEFAULT_PRIORITY,
+        rank=tenant.rank,
         used_s=max(view.used_s.get(place, 0.0), up_s or 0.0),
-        is_busy=is_busy(view, resident),
-        is_awaited=is_ready(state) and name in view.held,
+        is_busy=not tenant.is_asleep and view.busy(node, model_id) > 0,
+        is_awaited=tenant.is_ready and tenant.names[0] in view.held,
         is_young=up_s is not None and now_s - up_s < rules.min_residency_s,
-        is_pinned=is_pinned(view, entry, place[0], state.id),
+        is_pinned=tenant.is_pinned or view.is_pinned(node.name, model_id, *tenant.names),
         is_moving=place in view.loads
         or (place in view.leaving and not is_given)
-        or state.status not in (ModelStatus.LOADED, ModelStatus.SLEEPING),
+        or not tenant.is_settled,
         is_given=is_given,
     )
 
@@ -261,7 +323,10 @@ def _outranks(holder: Holder, claimant: Claimant, rules: EvictionSettings) -> bo
 
 def _candidates(free: Claims, going: Sequence[Holder], need: Need) -> list[tuple[int, ...]]:
     """Sets of devices that could have room without those that may go: each one alone, or those with most of it."""
-    emptied = {i: mb + sum(h.held_mb.get(i, 0) for h in going) for i, mb in free.items()}
+    emptied = dict(free)
+    for holder in going:
+        for index, held_mb in holder.held_mb.items():
+            emptied[index] += held_mb
     if need.count != 1:
         chosen = need.choose(emptied)
         return [chosen] if chosen else []
@@ -275,29 +340,59 @@ def _without(
     need: Need,
     rules: EvictionSettings,
 ) -> Room | None:
-    """As few as make room on these devices: one after the other until it is enough, less those that did not matter."""
-    short = {i: (need.share_mb or 0) - free.get(i, 0) for i in devices}
-    short = {i: mb for i, mb in short.items() if mb > 0}
-    order = STRATEGIES[rules.strategy]
+    """As few as make room on these devices: one after the other until it is enough, less those that did not matter.
+
+    `going` are in the order in which they go.
+    """
+    share_mb = need.share_mb or 0
+    short = {i: share_mb - free[i] for i in devices if free[i] < share_mb}
     chosen: list[Holder] = []
-    for holder in sorted(
-        going, key=lambda each: (*_harm(each), *order(each), each.displace.model_id)
-    ):
-        if _is_enough(short, chosen):
+    missing = dict(short)
+    for holder in going:
+        if not missing:
             break
-        if any(holder.held_mb.get(i) for i in short):
+        if _helps(holder, missing):
             chosen.append(holder)
-    if not _is_enough(short, chosen):
+    if missing:
         return None
-    for holder in chosen[::-1]:
-        rest = [other for other in chosen if other is not holder]
-        if _is_enough(short, rest):
-            chosen = rest
+    chosen = _needed(chosen, short)
     return Room(
         claims_mb=need.claims_mb(devices),
-        displaces=tuple(holder.displace for holder in chosen),
-        loss=_loss(chosen, order),
+        displaces=tuple([holder.displace for holder in chosen]),
+        loss=_loss(chosen, STRATEGIES[rules.strategy]),
     )
+
+
+def _helps(holder: Holder, missing: dict[int, int]) -> bool:
+    """Whether less is missing without it; what it has is taken off."""
+    helps = False
+    for index, held_mb in holder.held_mb.items():
+        if held_mb and index in missing:
+            helps = True
+            missing[index] -= held_mb
+            if missing[index] <= 0:
+                del missing[index]
+    return helps
+
+
+def _needed(chosen: list[Holder], short: Claims) -> list[Holder]:
+    """Without those that the others make up for, the last of them first."""
+    if len(chosen) < 2:
+        return chosen
+    spare = {i: sum([h.held_mb.get(i, 0) for h in chosen]) - mb for i, mb in short.items()}
+    needed = []
+    for holder in reversed(chosen):
+        held_mb = holder.held_mb
+        if all(held_mb.get(i, 0) <= mb for i, mb in spare.items()):
+            spare = {i: mb - held_mb.get(i, 0) for i, mb in spare.items()}
+        else:
+            needed.append(holder)
+    return needed[::-1]
+
+
+def _in_order(going: Iterable[Holder], rules: EvictionSettings) -> list[Holder]:
+    order = STRATEGIES[rules.strategy]
+    return sorted(going, key=lambda each: (*_harm(each), *order(each), each.displace.model_id))
 
 
 def _harm(holder: Holder) -> tuple[bool, bool, bool]:
@@ -305,16 +400,12 @@ def _harm(holder: Holder) -> tuple[bool, bool, bool]:
     return not holder.is_given, holder.is_busy, holder.is_young
 
 
-def _loss(chosen: Iterable[Holder], order: Order) -> tuple[float, ...]:
+def _loss(gone: Sequence[Holder], order: Order) -> tuple[float, ...]:
     """Compared: how many work, how many are young, whom the strategy would keep longest, how many."""
-    gone = list(chosen)
+    if len(gone) == 1:  # nearly always, and asked for each device of each node
+        return gone[0].is_busy, gone[0].is_young, *order(gone[0]), 1
     worst = max((order(holder) for holder in gone), default=())
     return sum(h.is_busy for h in gone), sum(h.is_young for h in gone), *worst, len(gone)
-
-
-def _is_enough(short: Claims, going: Iterable[Holder]) -> bool:
-    held = [holder.held_mb for holder in going]
-    return all(sum(each.get(i, 0) for each in held) >= mb for i, mb in short.items())
 
 
 def _blocked(

@@ -6,23 +6,33 @@ gets a frozen `FleetView`, which is stale after the next await. Pure.
 """
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
 from cortex_core.discovery import Discovery
-from cortex_core.node import Health, ModelActivity, ModelState, ModelStatus
-from cortex_core.sources import read_model_name
-from cortex_gateway.routing.policy import Replica
+from cortex_core.node import Health, ModelState
+from cortex_core.weights import WeightsState
+from cortex_gateway.places import move_places
+from cortex_gateway.problems import Problem
+from cortex_gateway.view import (
+    Claims,
+    FleetView,
+    Index,
+    Needs,
+    NodeView,
+    Place,
+    Queued,
+    build_index,
+    is_ready,
+)
+
+T = TypeVar("T")
 
 # Enough to see what just happened; an operator who wants more has the log.
 KEPT_DECISIONS = 100
-
-Place = tuple[str, str]  # a node's name, and the id of a model on it
-Claims = Mapping[int, int]  # MiB by index of the device
-EVERYWHERE = "*"  # as a pin's node
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
@@ -31,55 +41,6 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     models: tuple[ModelState, ...]
     discovery: Discovery | None = None
     health: Health | None = None
-
-
-class NodeView(msgspec.Struct, frozen=True, kw_only=True):
-    """One node, as last seen.
-
-    Attributes:
-        is_up: it answers; false also for one that never did.
-        is_discovered: `discovery` is of the neuron that runs there now, not of an earlier one.
-        discovery: None: it never told.
-        models: resident when last seen; of a node that is down that is history.
-        misses: failed looks in a row.
-        last_seen_s: monotonic seconds; None: never.
-        up_since_s: when it was found up, monotonic seconds.
-        in_flight: what we had there, by model id, when `health` was read.
-    """
-
-    name: str
-    endpoint: str
-    is_up: bool = False
-    is_discovered: bool = False
-    discovery: Discovery | None = None
-    models: tuple[ModelState, ...] = ()
-    health: Health | None = None
-    misses: int = 0
-    last_seen_s: float | None = None
-    up_since_s: float = 0.0
-    in_flight: dict[str, int] = {}
-
-    @property
-    def was_seen(self) -> bool:
-        """Whether it ever answered."""
-        return self.last_seen_s is not None
-
-    def state(self, model_id: str) -> ModelState | None:
-        """The model as it is there; None: it is not, or the node is down."""
-        return next((s for s in self.models if s.id == model_id), None) if self.is_up else None
-
-    def activity(self, model_id: str) -> ModelActivity:
-        """What the model's engine is doing, by the neuron's last count."""
-        told = self.health.models if self.health else []
-        nothing = ModelActivity(id=model_id, status="unknown")
-        return next((activity for activity in told if activity.id == model_id), nothing)
-
-
-class Resident(msgspec.Struct, frozen=True):
-    """A model on a node that is up."""
-
-    node: NodeView
-    state: ModelState
 
 
 class Decided(msgspec.Struct, frozen=True, kw_only=True):
@@ -94,118 +55,6 @@ class Decided(msgspec.Struct, frozen=True, kw_only=True):
     waited_s: float = 0.0
 
 
-class Needs(msgspec.Struct, frozen=True, kw_only=True):
-    """What a neuron said that a model would take there.
-
-    Attributes:
-        devices_mb: MiB by device; empty: it does not know, or was not to be asked.
-        never: why it can never be loaded there as declared; None: it can, now or later.
-    """
-
-    devices_mb: Claims = {}
-    never: str | None = None
-
-
-class Queued(msgspec.Struct, frozen=True, kw_only=True):
-    """Requests for one model that wait for room: since when the first of them does, and which nodes could have it."""
-
-    since_s: float
-    nodes: frozenset[str] = frozenset()
-
-
-class FleetView(msgspec.Struct, frozen=True, kw_only=True):
-    """The fleet at one moment. Times are monotonic seconds.
-
-    Attributes:
-        nodes: every configured node.
-        in_flight: requests that we have at each place.
-        turns: number of the last request that was sent to each place.
-        loads: places where a load or wake that we asked for is under way, and what that claims.
-        leaving: places whose model makes room, and the place that it makes room for; None: an operator wants it.
-        pins: places that nobody is evicted from; the node may be EVERYWHERE.
-        drained: nodes that get no new work.
-        up_s: when a model came up, where we saw it; any other was up before us.
-        used_s: when a request was last sent or ended there; absent: not since we look.
-        held: requests that wait for a model to come up, by its name.
-        queued: of those, who wait for room.
-        needs: what neurons said that models would take there, by the id of the spec.
-        measured_mb: what models had there, over all devices, when last up.
-    """
-
-    nodes: tuple[NodeView, ...]
-    in_flight: Mapping[Place, int] = {}
-    turns: Mapping[Place, int] = {}
-    loads: Mapping[Place, Claims] = {}
-    leaving: Mapping[Place, Place | None] = {}
-    pins: frozenset[Place] = frozenset()
-    drained: frozenset[str] = frozenset()
-    up_s: Mapping[Place, float] = {}
-    used_s: Mapping[Place, float] = {}
-    held: Mapping[str, int] = {}
-    queued: Mapping[str, Queued] = {}
-    needs: Mapping[Place, Needs] = {}
-    measured_mb: Mapping[Place, int] = {}
-
-    def node(self, name: str) -> NodeView:
-        """A configured node."""
-        return next(node for node in self.nodes if node.name == name)
-
-    def residents(self, *names: str) -> list[Resident]:
-        """Where a model is, on nodes that are up, by any of its names.
-
-        A bare name also finds `scheme:org/name`, unless that would be two different models.
-        """
-        there = [Resident(n, s) for n in self.nodes if n.is_up for s in n.models]
-        exact = [resident for resident in there if resident.state.id in names]
-        if exact:
-            return exact
-        bare = [r for r in there if read_model_name(r.state.id).bare in names]
-        return bare if len({r.state.id for r in bare}) == 1 else []
-
-    def knows(self, name: str) -> bool:
-        """Whether any node has a model of that name, bare or not, or had it when last seen."""
-        return any(
-            name in (state.id, read_model_name(state.id).bare)
-            for node in self.nodes
-            for state in node.models
-        )
-
-    def lost(self, *names: str) -> list[str]:
-        """Nodes that are down and had the model when last seen."""
-        return [
-            node.name
-            for node in self.nodes
-            if not node.is_up and any(state.id in names for state in node.models)
-        ]
-
-    def serves(self, resident: Resident) -> bool:
-        """Whether new requests may go there: it is up, does not make room, and its node is not drained."""
-        place = (resident.node.name, resident.state.id)
-        return (
-            is_ready(resident.state)
-            and place not in self.leaving
-            and resident.node.name not in self.drained
-        )
-
-    def is_pinned(self, node: str, *names: str) -> bool:
-        """Whether an operator pinned the model there, at run time."""
-        return any((at, name) in self.pins for at in (node, EVERYWHERE) for name in names)
-
-    def replica(self, resident: Resident) -> Replica:
-        """What a policy is told of it."""
-        node, model_id = resident.node, resident.state.id
-        told = node.activity(model_id)
-        ours = self.in_flight.get((node.name, model_id), 0)
-        return Replica(
-            node=node.name,
-            model_id=model_id,
-            busy=max(ours, told.running + told.waiting + ours - node.in_flight.get(model_id, 0)),
-            max_running=told.max_running,
-            max_waiting=told.max_waiting,
-            last_turn=self.turns.get((node.name, model_id), 0),
-        )
-
-
 class Fleet:
     """The owner of what is known of the fleet.
 
@@ -215,7 +64,9 @@ class Fleet:
     """
 
     def __init__(self, nodes: Iterable[tuple[str, str]], *, misses: int = 3) -> None:
-        self._nodes = {name: NodeView(name=name, endpoint=endpoint) for name, endpoint in nodes}
+        # A view holds these as they are: they are replaced, never changed.
+        self._nodes = tuple(NodeView(name=name, endpoint=endpoint) for name, endpoint in nodes)
+        self._index = build_index(self._nodes)
         self._misses = misses
         self._in_flight: Counter[Place] = Counter()
         self._turns: dict[Place, int] = {}
@@ -224,6 +75,7 @@ class Fleet:
         self._leaving: dict[Place, Place | None] = {}
         self._pins: frozenset[Place] = frozenset()
         self._drained: frozenset[str] = frozenset()
+        self._retired: frozenset[str] = frozenset()
         self._up_s: dict[Place, float] = {}
         self._used_s: dict[Place, float] = {}
         self._held: Counter[str] = Counter()
@@ -235,24 +87,25 @@ class Fleet:
     def view(self) -> FleetView:
         """The fleet as it is now."""
         return FleetView(
-            nodes=tuple(self._nodes.values()),
+            nodes=self._nodes,
             in_flight=dict(self._in_flight),
             turns=dict(self._turns),
-            loads=dict(self._loads),
-            leaving=dict(self._leaving),
+            loads=self._loads,
+            leaving=self._leaving,
             pins=self._pins,
-            drained=self._drained,
-            up_s=dict(self._up_s),
+            drained=self._drained | self._retired,
+            up_s=self._up_s,
             used_s=dict(self._used_s),
             held=dict(self._held),
             queued={model: _first(queued) for model, queued in self._queued.items()},
-            needs=dict(self._needs),
-            measured_mb=dict(self._measured_mb),
+            needs=self._needs,
+            measured_mb=self._measured_mb,
+            index=self._index,
         )
 
     def node(self, name: str) -> NodeView:
         """One node as it is now."""
-        return self._nodes[name]
+        return self._index.by_name[name]
 
     def in_flight(self, place: Place) -> int:
         """Requests that we have there now."""
@@ -265,8 +118,8 @@ class Fleet:
 
     def apply_report(self, name: str, report: Report, now_s: float) -> bool:
         """The neuron answered. Returns whether the node was not up before."""
-        before = self._nodes[name]
-        self._nodes[name] = msgspec.structs.replace(
+        before = self._index.by_name[name]
+        after = msgspec.structs.replace(
             before,
             is_up=True,
             is_discovered=report.discovery is not None
@@ -278,11 +131,13 @@ class Fleet:
             last_seen_s=now_s,
             up_since_s=before.up_since_s if before.is_up else now_s,
             in_flight=self._in_flight_at(name) if report.health else before.in_flight,
+            problem=None,
         )
+        self._replace(before, after)
         self._note_residency(before, report, now_s)
         self._forget(name, {state.id for state in report.models})
         if report.discovery is not None:  # another start, maybe with other settings
-            self._needs = {p: needs for p, needs in self._needs.items() if p[0] != name}
+            self._needs = _less(self._needs, [place for place in self._needs if place[0] == name])
         return not before.is_up
 
     def _note_residency(self, before: NodeView, report: Report, now_s: float) -> None:
@@ -291,25 +146,73 @@ class Fleet:
         for state in report.models:
             place = (before.name, state.id)
             if not is_ready(state):
-                self._up_s.pop(place, None)
+                self._up_s = _less(self._up_s, [place])
             elif before.is_up and state.id not in was_up:
-                self._up_s[place] = now_s
-            if is_ready(state) and state.vram_used_mb:
-                self._measured_mb[place] = state.vram_used_mb
+                self._up_s = {**self._up_s, place: now_s}
+            used_mb = state.vram_used_mb
+            if is_ready(state) and used_mb and used_mb != self._measured_mb.get(place):
+                self._measured_mb = {**self._measured_mb, place: used_mb}
 
-    def apply_miss(self, name: str) -> bool:
-        """The neuron did not answer. Returns whether the node is down from now on."""
-        before = self._nodes[name]
+    def apply_miss(
+        self, name: str, problem: Problem | None = None, *, at_once: bool = False
+    ) -> bool:
+        """The neuron did not answer. Returns whether the node is down from now on, `at_once` or after some misses."""
+        before = self._index.by_name[name]
         misses = before.misses + 1
-        goes_down = before.is_up and misses >= self._misses
-        self._nodes[name] = msgspec.structs.replace(
+        goes_down = before.is_up and (at_once or misses >= self._misses)
+        after = msgspec.structs.replace(
             before,
             misses=misses,
             is_up=before.is_up and not goes_down,
             # it may come back as another machine, or with other engines
             is_discovered=before.is_discovered and not goes_down,
+            problem=problem,
         )
+        self._replace(before, after)
         return goes_down
+
+    def note_weights(self, name: str, weights: Iterable[WeightsState]) -> None:
+        """The neuron said which models' files it has."""
+        before = self._index.by_name[name]
+        self._replace(before, msgspec.structs.replace(before, weights=tuple(weights)))
+
+    def add_node(self, name: str, endpoint: str) -> None:
+        """There is a node from now on, of which nothing is known; or it listens elsewhere."""
+        before = self._index.by_name.get(name, NodeView(name=name, endpoint=endpoint))
+        self._replace(before, NodeView(name=name, endpoint=endpoint))
+        self._retired -= {name}
+        self._forget_machine(name)
+
+    def retire_node(self, name: str) -> None:
+        """The node gets nothing new, for good; what runs there goes on."""
+        self._retired |= {name}
+
+    def keep_node(self, name: str) -> None:
+        """A node that was retired is none of those any more."""
+        self._retired -= {name}
+
+    def is_idle(self, name: str) -> bool:
+        """Whether we have nothing at a node: no request, no load, nothing that makes room."""
+        places = (*self._in_flight, *self._loads, *self._leaving)
+        return not any(place[0] == name for place in places)
+
+    def remove_node(self, name: str) -> None:
+        """There is no such node any more."""
+        before = self._index.by_name[name]
+        self._replace(before, NodeView(name=name, endpoint=before.endpoint))
+        by_name = {each: node for each, node in self._index.by_name.items() if each != name}
+        self._index = Index(by_name=by_name, places=self._index.places)
+        self._nodes = tuple(by_name.values())
+        self._retired -= {name}
+        self._drained -= {name}
+        self._forget_machine(name)
+
+    def _forget_machine(self, name: str) -> None:
+        """Another one may come by that name."""
+        self._needs = _less(self._needs, [place for place in self._needs if place[0] == name])
+        gone = [place for place in self._measured_mb if place[0] == name]
+        self._measured_mb = _less(self._measured_mb, gone)
+        self._forget(name, set())
 
     @contextmanager
     def serving(
@@ -355,11 +258,11 @@ class Fleet:
 
     def note_load_begun(self, place: Place, claims_mb: Claims | None = None) -> None:
         """A load or wake that we ask for is under way there."""
-        self._loads[place] = claims_mb or {}
+        self._loads = {**self._loads, place: claims_mb or {}}
 
     def note_load_ended(self, place: Place) -> None:
         """It is no longer, or we do not know of it any more: who made room for it need not go on."""
-        self._loads.pop(place, None)
+        self._loads = _less(self._loads, [place])
         self.note_leaving(place, ())
 
     def note_leaving(self, place: Place, leaving: Iterable[Place]) -> None:
@@ -370,19 +273,23 @@ class Fleet:
     @contextmanager
     def moving(self, place: Place) -> Iterator[None]:
         """An operator has the model moved: nothing new is sent there meanwhile."""
-        self._leaving[place] = None
+        self._leaving = {**self._leaving, place: None}
         try:
             yield
         finally:
-            self._leaving.pop(place, None)
+            self._leaving = _less(self._leaving, [place])
 
     def note_needs(self, place: Place, needs: Needs) -> None:
         """A neuron said what a model would take there."""
-        self._needs[place] = needs
+        self._needs = {**self._needs, place: needs}
+
+    def forget_all_needs(self) -> None:
+        """What was asked for may be another by now."""
+        self._needs = {}
 
     def forget_needs(self, place: Place) -> None:
         """What it said turned out not to be so."""
-        self._needs.pop(place, None)
+        self._needs = _less(self._needs, [place])
 
     def note_pin(self, place: Place, *, pinned: bool) -> None:
         """The model is not evicted there from now on, or may be again; the node may be EVERYWHERE."""
@@ -401,23 +308,40 @@ class Fleet:
 
     def _forget(self, name: str, resident: set[str]) -> None:
         """Drop what is kept of models that left, or it would grow with every model that ever was."""
-        kept: tuple[dict[Place, Any], ...] = (self._turns, self._used_s, self._up_s)
+
+        def is_gone(place: Place) -> bool:
+            return place[0] == name and place[1] not in resident and place not in self._in_flight
+
+        kept: tuple[dict[Place, Any], ...] = (self._turns, self._used_s)
         for each in kept:
-            for place in [p for p in each if p[0] == name and p[1] not in resident]:
-                if place not in self._in_flight:
-                    del each[place]
+            for place in [place for place in each if is_gone(place)]:
+                del each[place]
+        self._up_s = _less(self._up_s, [place for place in self._up_s if is_gone(place)])
+
+    def _replace(self, before: NodeView, after: NodeView) -> None:
+        """The node is seen otherwise from now on."""
+        by_name = {**self._index.by_name, after.name: after}
+        places = self._index.places
+        if after.by_id.keys() != before.by_id.keys():
+            places = move_places(places, after.name, before.by_id, after.by_id)
+        self._index = Index(by_name=by_name, places=places)
+        self._nodes = tuple(by_name.values())
 
 
 def _restarted(before: Health | None, after: Health | None) -> bool:
     """Whether another process answers there now: systemd restarts one faster than misses are counted."""
-    return before is not None and after is not None and after.uptime_secs < before.uptime_secs
+    if before is None or after is None:
+        return False
+    return after.uptime_secs < before.uptime_secs or after.instance != before.instance
+
+
+def _less(kept: dict[Place, T], gone: Collection[Place]) -> dict[Place, T]:
+    """Without some: the same map where none of them is in it."""
+    if not any(place in kept for place in gone):
+        return kept
+    return {place: each for place, each in kept.items() if place not in gone}
 
 
 def _first(queued: Mapping[int, Queued]) -> Queued:
     """What is known of a model's queue: its oldest request counts for all."""
     return min(queued.values(), key=lambda each: each.since_s)
-
-
-def is_ready(state: ModelState) -> bool:
-    """Whether requests may go there. A status word that we do not know is not ready."""
-    return state.status == ModelStatus.LOADED

@@ -30,6 +30,7 @@ from cortex_core.errors import (
     InternalError,
     LoadFailedError,
     ModelLoadingError,
+    ModelNotFoundError,
     NoHealthyNodeError,
     ShuttingDownError,
     UpstreamConnectionError,
@@ -41,10 +42,11 @@ from cortex_gateway.config import EvictionSettings
 from cortex_gateway.declared import find_entry
 from cortex_gateway.displacer import Displacer
 from cortex_gateway.eviction import Blocked, Room
-from cortex_gateway.fleet import Fleet, Needs, Place
+from cortex_gateway.fleet import Fleet
 from cortex_gateway.placement import room_at
 from cortex_gateway.poller import Poller
 from cortex_gateway.routing.plan import Load, Queue, Wait, Wake
+from cortex_gateway.view import Needs, Place
 
 log = logs.get(__name__)
 
@@ -120,6 +122,10 @@ class Loader:
         self._flights: dict[Place, _Flight] = {}
         self._closed = False
 
+    def declare(self, catalogue: Catalogue) -> None:
+        """This is declared from now on."""
+        self._catalogue = catalogue
+
     async def bring_up(self, wanted: Load | Wake, deadline_s: float) -> None:
         """Return when the model is up, by whomever, or when another look is worth while.
 
@@ -152,6 +158,17 @@ class Loader:
         flight = self._join((NOWHERE, queue.model), lambda: _until_over(still_waits))
         error = InsufficientVramError(model=queue.model, reason=queue.reason)
         await self._wait(flight, deadline_s, lambda: error)
+
+    async def reload(self, wanted: Wake) -> None:
+        """Have a model that serves do so in a new process; who asks for it meanwhile waits for that.
+
+        Raises:
+            LoadFailedError, BusyError: as `bring_up`.
+        """
+        flight = self._join(wanted.place, lambda: self._reload(wanted), ours=wanted)
+        await flight.ended.wait()
+        if flight.error is not None:
+            raise flight.error
 
     def lose(self, node: str) -> None:
         """The node is down: everyone who waits for a load there is told."""
@@ -287,7 +304,7 @@ class Loader:
         self._fleet.note_needs(load.place, read_needs(answer))
 
     async def _ask(self, wanted: Load | Wake) -> bool:
-        """Whether it was up already."""
+        """Whether nothing was brought up: it was up already, or does not sleep there any more."""
         client = self._clients[wanted.node]
         try:
             if isinstance(wanted, Wake):
@@ -300,11 +317,24 @@ class Loader:
             loaded = await client.ask("POST", "/models/load", LoadAnswer, body, timeout_s=LOAD_S)
             return loaded.already
         except RefusedError as refused:
+            if isinstance(wanted, Wake) and refused.code == ModelNotFoundError.code:
+                return True  # it went as one sleeper too many: who looks again has it loaded
             if refused.code == "insufficient_vram":  # what it said of its needs was too little
                 self._fleet.forget_needs(wanted.place)
             raise _read_refusal(wanted, refused) from None
         except (UpstreamConnectionError, UpstreamTimeoutError) as error:
             raise _lost(wanted.place, error.message) from None
+
+    async def _reload(self, wanted: Wake) -> None:
+        client, order = self._clients[wanted.node], MoveRequest(model_id=wanted.model_id)
+        try:
+            await client.ask("POST", "/models/reload", MoveAnswer, order, timeout_s=LOAD_S)
+        except RefusedError as refused:
+            raise _read_refusal(wanted, refused) from None
+        except (UpstreamConnectionError, UpstreamTimeoutError) as error:
+            raise _lost(wanted.place, error.message) from None
+        finally:
+            await self._poller.poll(wanted.node)
 
     async def _watch(self, place: Place) -> None:
         node, model_id = place
@@ -356,8 +386,13 @@ def _read_refusal(load: Load | Wake, refused: RefusedError) -> BusyError | Fleet
     """A neuron's refusal to load, as the client is told of it: what may pass is 503, what will not is 502."""
     if refused.code == "insufficient_vram":
         return InsufficientVramError(model=load.model, reason=f"{load.node}: {refused.message}")
-    if refused.status == 503:
-        return NoHealthyNodeError(model=load.model, reason=f"{load.node}: {refused.message}")
+    # 401: it wants another secret, which an operator mends; a source that does not answer is a 422 that may pass
+    if refused.status in (401, 503) or refused.retry_after_s is not None:
+        return NoHealthyNodeError(
+            model=load.model,
+            reason=f"{load.node}: {refused.message}",
+            retry_after_s=refused.retry_after_s,
+        )
     kind = refused.facts.get("load_kind") or refused.code or f"status_{refused.status}"
     reason = refused.facts.get("reason") or refused.message
     return LoadFailedError(model=load.model, node=load.node, load_kind=kind, reason=reason)

@@ -12,7 +12,7 @@ from cortex_core.catalogue import Catalogue, Model
 from cortex_core.discovery import Device
 from cortex_core.node import ModelState, ModelStatus
 from cortex_gateway.declared import find_entry
-from cortex_gateway.fleet import Claims, FleetView, NodeView, Place
+from cortex_gateway.view import Claims, FleetView, NodeView, Place
 
 
 class Need(msgspec.Struct, frozen=True, kw_only=True):
@@ -80,8 +80,19 @@ def free_mb(
     No more than the driver says is free, less what loads under way will still take; and no more than nobody holds,
     for engines whose memory no driver sees. What the place `without` has counts as free.
     """
-    used_mb = held_by_all(view, catalogue, node)
     loads = {place: mb for place, mb in view.loads.items() if place[0] == node.name}
+    held_mb = held_by_all(view, catalogue, node)
+    if not loads and without not in held_mb:
+        return node.keep("free_mb", _basis(view, catalogue), lambda: _free_mb(node, held_mb, {}))
+    return _free_mb(node, held_mb, loads, without)
+
+
+def _free_mb(
+    node: NodeView,
+    used_mb: Mapping[Place, Claims],
+    loads: Mapping[Place, Claims],
+    without: Place | None = None,
+) -> dict[int, int]:
     found: dict[int, int] = {}
     for device in _devices(node):
         index = device.index
@@ -110,6 +121,19 @@ def held_by_all(
     Of a model whose size nobody knows it is what is used of its devices and nobody else explains: it would be wrong to
     think that nothing were gained without it.
     """
+    return node.keep(
+        "held_mb", _basis(view, catalogue), lambda: _held_by_all(view, catalogue, node)
+    )
+
+
+def _basis(view: FleetView, catalogue: Catalogue) -> tuple[object, ...]:
+    """What the memory of a node's models depends on, beside the node."""
+    return view.needs, view.measured_mb, catalogue
+
+
+def _held_by_all(
+    view: FleetView, catalogue: Catalogue, node: NodeView
+) -> dict[Place, dict[int, int]]:
     known: dict[Place, dict[int, int]] = {}
     unknown: list[ModelState] = []
     for state in node.models:

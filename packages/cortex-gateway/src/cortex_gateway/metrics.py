@@ -6,6 +6,7 @@ read off the fleet when they are asked for, so that what is gone is not shown. L
 that are configured, models that a catalogue or neuron names, codes of `cortex_core.errors`; never a client's string.
 """
 
+import asyncio
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -16,7 +17,8 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
 from cortex_core.node import DeviceHealth
-from cortex_gateway.fleet import Fleet, FleetView
+from cortex_gateway.fleet import Fleet
+from cortex_gateway.view import FleetView
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
@@ -56,10 +58,14 @@ TABLE = (
     Row("cortex_wakes_total", "counter", "Wakes of sleeping models that the gateway asked for and that were done", _PLACE),
     Row("cortex_wake_seconds", "histogram", "How long those wakes took", _PLACE, _LOAD_S),
     Row("cortex_evictions_total", "counter", "Models that were put to sleep or unloaded to make room, or because nobody asked for them", _PLACE),
+    Row("cortex_defrags_total", "counter", "Idle models that were reloaded since the memory of their node had seen enough unloads and wakes", _PLACE),
     Row("cortex_rejections_total", "counter", "Requests refused before they were sent to a node, by error code", ("code",)),
+    Row("cortex_retries_total", "counter", "Requests that a node refused (429, 503) or lost before their first byte, and that another was asked for", ("model", "node", "reason")),
+    Row("cortex_fallbacks_total", "counter", "Requests that another model was asked for, as `fallbacks` says, by the error code of the one before", ("model", "fallback", "code")),
     Row("cortex_prefix_hygiene_total", "counter", "Requests that a rule of [prefix_hygiene] took something out of", ("rule",)),
     Row("cortex_overhead_seconds", "histogram", "The gateway's own part of a request, waiting for loads and nodes left out", (), _OVERHEAD_S),
     Row("cortex_node_up", "gauge", "1: the node answers; 0: it does not", ("node",)),
+    Row("cortex_tasks", "gauge", "Tasks of this gateway's event loop now: a few per node and per request"),
     Row("cortex_in_flight", "gauge", "Requests that this gateway has at a node now", _PLACE),
     Row("cortex_device_vram_used_mb", "gauge", "MiB used on a device", ("node", "device")),
     Row("cortex_device_vram_free_mb", "gauge", "MiB free on a device", ("node", "device")),
@@ -133,6 +139,14 @@ class Metrics:
         """A request was refused before it was sent to a node."""
         self._count("cortex_rejections_total", (code,))
 
+    def note_retry(self, model: str, node: str, *, lost: bool) -> None:
+        """A node refused a request, or lost it, and another is asked."""
+        self._count("cortex_retries_total", (model, node, "lost" if lost else "refused"))
+
+    def note_fallback(self, model: str, fallback: str, code: str) -> None:
+        """Another model serves in a model's place, since that one ended in an error of this code."""
+        self._count("cortex_fallbacks_total", (model, fallback, code))
+
     def note_hygiene(self, rule: str) -> None:
         """A rule of prefix hygiene took something out of a prompt."""
         self._count("cortex_prefix_hygiene_total", (rule,))
@@ -150,6 +164,10 @@ class Metrics:
     def note_eviction(self, model: str, node: str) -> None:
         """A model was put to sleep or unloaded, not by an operator."""
         self._count("cortex_evictions_total", (model, node))
+
+    def note_defrag(self, model: str, node: str) -> None:
+        """An idle model was reloaded, for the sake of its node's memory."""
+        self._count("cortex_defrags_total", (model, node))
 
     def note_overhead(self, overhead_s: float) -> None:
         """Our own part of one request."""
@@ -185,10 +203,19 @@ class _Gauges(Collector):
 def _samples(view: FleetView) -> Iterator[tuple[str, tuple[str, ...], float]]:
     for (node_name, model), count in view.in_flight.items():
         yield "cortex_in_flight", (model, node_name), count
+    yield from _of_loop()
     for node in view.nodes:
         yield "cortex_node_up", (node.name,), float(node.is_up)
         for device in node.health.devices if node.is_up and node.health else []:
             yield from _of_device(node.name, device)
+
+
+def _of_loop() -> Iterator[tuple[str, tuple[str, ...], float]]:
+    try:
+        tasks = asyncio.all_tasks()
+    except RuntimeError:  # asked from where no loop runs
+        return
+    yield "cortex_tasks", (), float(len(tasks))
 
 
 def _of_device(node: str, device: DeviceHealth) -> Iterator[tuple[str, tuple[str, ...], float]]:

@@ -20,8 +20,9 @@ from cortex_gateway.declared import find_entry, name_of, names_of
 from cortex_gateway.dispatcher import error_of
 from cortex_gateway.displacer import Displacer
 from cortex_gateway.eviction import Displace
-from cortex_gateway.fleet import EVERYWHERE, Fleet, Resident
+from cortex_gateway.fleet import Fleet
 from cortex_gateway.loader import Loader
+from cortex_gateway.openai_models import has_lifecycle
 from cortex_gateway.routing.least_busy import least_busy
 from cortex_gateway.routing.plan import (
     Decision,
@@ -34,6 +35,7 @@ from cortex_gateway.routing.plan import (
     find_id,
     plan,
 )
+from cortex_gateway.view import EVERYWHERE, Resident
 
 log = logs.get(__name__)
 
@@ -136,6 +138,10 @@ class Operator:
         self._rules = rules
         self._load_wait_s = load_wait_s
 
+    def declare(self, catalogue: Catalogue) -> None:
+        """This is declared from now on."""
+        self._catalogue = catalogue
+
     async def load(self, order: ModelOrder) -> DoneAnswer:
         """Have a model up, on the node or on the best; others make room where they may.
 
@@ -150,6 +156,7 @@ class Operator:
         while True:
             decision = self._plan(order.model_id, order.node)
             if isinstance(decision, Serve):
+                self._check_lifecycle(decision.node, decision.model_id)
                 return _told(_up(decision, already=already))
             already = False
             if isinstance(decision, Refuse):
@@ -227,7 +234,7 @@ class Operator:
         if node is not None:
             self._check_node(node)
             model_id = find_id(view, self._catalogue, name)  # a name that only another node knows
-            view = msgspec.structs.replace(view, nodes=(view.node(node),))
+            view = view.only(node)
             name = model_id
         return plan(
             view,
@@ -267,7 +274,19 @@ class Operator:
         there = [r for r in view.residents(*names) if order.node in (None, r.node.name)]
         if not there and find_entry(self._catalogue, model_id) is None:
             raise ModelNotFoundError(model=order.model_id)
-        return there
+        movable = [each for each in there if has_lifecycle(each.state)]
+        if there and not movable:
+            self._check_lifecycle(there[0].node.name, there[0].state.id)
+        return movable
+
+    def _check_lifecycle(self, node: str, model_id: str) -> None:
+        state = self._fleet.node(node).state(model_id)
+        if state is not None and not has_lifecycle(state):
+            raise InvalidRequestBodyError(
+                reason=f"'{model_id}' is served by '{node}' as it is, which is no neuron: nothing is loaded, unloaded "
+                "or moved there",
+                param="model_id",
+            )
 
     def _check_node(self, name: str) -> None:
         nodes = [node.name for node in self._fleet.view().nodes]

@@ -8,9 +8,9 @@ from cortex_core.discovery import Discovery
 from cortex_core.node import ModelState, ModelStatus
 from cortex_gateway.config import EvictionSettings
 from cortex_gateway.declared import find_entry, name_of, names_of
-from cortex_gateway.eviction import Blocked, Claimant, Room, find_room
-from cortex_gateway.fleet import FleetView, NodeView
+from cortex_gateway.eviction import Blocked, Claimant, Room, find_free, find_room, make_room
 from cortex_gateway.memory import NOTHING, need_of, need_to_wake
+from cortex_gateway.view import FleetView, NodeView
 
 # It serves there, or is about to: it is not brought up a second time.
 _THERE = (ModelStatus.LOADED, ModelStatus.LOADING, ModelStatus.UNLOADING, ModelStatus.RECOVERING)
@@ -32,10 +32,11 @@ class Survey(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def why_nowhere(self) -> str | None:
-        """The arithmetic of every node, where none of them can ever run it; None: one can, or may."""
-        if self.feasible or self.absent or not self.infeasible:
+        """What is the matter with every node, with the arithmetic, where none can run it now; None: one can."""
+        if self.feasible:
             return None
-        return "; ".join(f"{node}: {reason}" for node, reason in self.infeasible.items())
+        reasons = {**self.infeasible, **self.absent}
+        return "; ".join(f"{node}: {reason}" for node, reason in reasons.items()) or None
 
 
 def survey(view: FleetView, model: Model) -> Survey:
@@ -72,7 +73,12 @@ class Option(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a model that is not up could come up: the best, and every node that has no room for it now."""
+    """Where a model that is not up could come up.
+
+    Attributes:
+        best: None: nowhere now.
+        blocked: nodes that have no room for it now; empty where the best is free, since nobody asks then.
+    """
 
     best: Option | None
     blocked: dict[str, Blocked]
@@ -98,18 +104,31 @@ def find_options(
     A node is nobody's turn but the oldest's: who waits longer and could come up there goes first.
     """
     entry = find_entry(catalogue, model_id)
-    name = names_of(entry, model_id)[0]
-    options = [
-        Option(node=node, asleep=asleep, found=found)
-        for node, asleep in _places(view, entry, model_id)
-        for found in [room_at(view, catalogue, node, model_id, rules, now_s)]
+    names = names_of(entry, model_id)
+    queued = view.queued.get(names[0])
+    since_s = queued.since_s if queued else now_s
+    places = [
+        (node, asleep, _claimant(view, catalogue, node, entry, names, since_s))
+        for node, asleep in _places(view, entry, names)
     ]
-    options = [_yielding(view, catalogue, name, option, rules, now_s) for option in options]
+    free = [
+        Option(node=node, asleep=asleep, found=room)
+        for node, asleep, claimant in places
+        if (room := find_free(view, catalogue, node, claimant))
+    ]
+    if free:
+        return Options(best=min(free, key=lambda each: _rank(view, names, each)), blocked={})
+    options = [
+        Option(node=at, asleep=asleep, found=make_room(view, catalogue, at, claimant, rules, now_s))
+        for at, asleep, claimant in places
+    ]
+    if view.queued:
+        options = [_yielding(view, catalogue, names[0], each, rules, now_s) for each in options]
     fitting = [option for option in options if isinstance(option.found, Room)]
     return Options(
-        best=min(fitting, key=lambda each: _rank(view, entry, model_id, each), default=None),
+        best=min(fitting, key=lambda each: _rank(view, names, each), default=None),
         blocked={o.node.name: o.found for o in options if isinstance(o.found, Blocked)}
-        | _leaving(view, names_of(entry, model_id)),
+        | _leaving(view, names),
     )
 
 
@@ -124,39 +143,53 @@ def room_at(
     """Whether a model can come up on this node, and who makes room for it; it sleeps there, or is declared."""
     entry = find_entry(catalogue, model_id)
     names = names_of(entry, model_id)
-    state = next((s for s in node.models if s.id in names), None)
+    queued = view.queued.get(names[0])
+    since_s = queued.since_s if queued else now_s
+    claimant = _claimant(view, catalogue, node, entry, names, since_s)
+    return find_room(view, catalogue, node, claimant, rules, now_s)
+
+
+def _claimant(
+    view: FleetView,
+    catalogue: Catalogue,
+    node: NodeView,
+    entry: Model | None,
+    names: tuple[str, ...],
+    since_s: float,
+) -> Claimant:
+    state = node.find(names)
     if state is not None and state.status == ModelStatus.SLEEPING:
         need = need_to_wake(view, catalogue, node, state)
     else:
         need = need_of(view, node, entry) if entry else NOTHING
-    queued = view.queued.get(names[0])
-    claimant = Claimant(
+    return Claimant(
         place=(node.name, state.id if state else names[-1]),
         need=need,
         rank=entry.priority if entry else DEFAULT_PRIORITY,
-        since_s=queued.since_s if queued else now_s,
+        since_s=since_s,
     )
-    return find_room(view, catalogue, node, claimant, rules, now_s)
 
 
 def _places(
-    view: FleetView, entry: Model | None, model_id: str
+    view: FleetView, entry: Model | None, names: tuple[str, ...]
 ) -> list[tuple[NodeView, ModelState | None]]:
     """Nodes where it sleeps, and those where it is not at all and could be."""
-    names = names_of(entry, model_id)
-    feasible = {node.name for node in survey(view, entry).feasible} if entry else set()
     found: list[tuple[NodeView, ModelState | None]] = []
     for node in view.nodes:
         if not node.is_up or node.name in view.drained:
             continue
-        state = next((state for state in node.models if state.id in names), None)
+        state = node.find(names)
         if state is not None and (node.name, state.id) in view.leaving:
             continue
         if state is not None and state.status == ModelStatus.SLEEPING:
             found.append((node, state))
-        elif node.name in feasible and (state is None or state.status not in _THERE):
+        elif (state is None or state.status not in _THERE) and _is_feasible(view, node, entry):
             found.append((node, None))
     return found
+
+
+def _is_feasible(view: FleetView, node: NodeView, entry: Model | None) -> bool:
+    return entry is not None and not _missing(view, node) and not _never(view, node, entry)
 
 
 def _leaving(view: FleetView, names: tuple[str, ...]) -> dict[str, Blocked]:
@@ -195,16 +228,14 @@ def _yielding(
     return option
 
 
-def _rank(
-    view: FleetView, entry: Model | None, model_id: str, option: Option
-) -> tuple[object, ...]:
+def _rank(view: FleetView, names: tuple[str, ...], option: Option) -> tuple[object, ...]:
     node, found = option.node, option.found
     coming = sum(1 for name, _ in view.loads if name == node.name)
     return (
         not option.is_free,  # 1
         option.asleep is None,  # 1, 2
-        entry is not None and failed_there(node, entry),  # 3
-        not view.is_pinned(node.name, *names_of(entry, model_id)),  # 4
+        _failed_as(node, names),  # 3
+        not view.is_pinned(node.name, *names),  # 4
         found.loss if isinstance(found, Room) else (),  # 5
         len(node.models) + coming,
         node.name,
@@ -212,6 +243,8 @@ def _rank(
 
 
 def _never(view: FleetView, node: NodeView, model: Model) -> str | None:
+    if node.is_twin:
+        return node.matter
     if node.discovery is None:  # only its name is known, and a pin speaks of names
         elsewhere = model.pinned_on and node.name not in model.pinned_on
         return infeasible_reason(model, node.name, _UNKNOWN) if elsewhere else None
@@ -220,10 +253,8 @@ def _never(view: FleetView, node: NodeView, model: Model) -> str | None:
 
 
 def _missing(view: FleetView, node: NodeView) -> str | None:
-    if not node.was_seen:
-        return "never answered"
     if not node.is_up:
-        return "does not answer"
+        return node.matter
     if node.name in view.drained:
         return "is drained"
     return None if node.discovery else "has not told what it is"
@@ -231,5 +262,9 @@ def _missing(view: FleetView, node: NodeView) -> str | None:
 
 def failed_there(node: NodeView, model: Model) -> bool:
     """Whether its last engine there failed."""
-    names = (model.id, model.loaded_id)
-    return any(s.id in names and s.status == ModelStatus.FAILED for s in node.models)
+    return _failed_as(node, names_of(model, model.id))
+
+
+def _failed_as(node: NodeView, names: tuple[str, ...]) -> bool:
+    state = node.find(names)
+    return state is not None and state.status == ModelStatus.FAILED

@@ -2,14 +2,17 @@
 """The gateway as a daemon: read, bind, look, serve, drain. `cortex serve` calls `main`."""
 
 import asyncio
+import os
+import signal
 from pathlib import Path
 
-from cortex_core import build, logs
+from cortex_core import build, logs, notify
 from cortex_core.catalogue import Catalogue
 from cortex_core.config import read_config
 from cortex_core.http import server
 from cortex_gateway.app import Gateway, open_gateway
 from cortex_gateway.config import Config
+from cortex_gateway.reloading import Read, Reloading
 from cortex_gateway.status import CatalogueStatus
 
 log = logs.get(__name__)
@@ -18,7 +21,7 @@ PREFIX = "CORTEX_"
 
 
 def main(config_path: Path | None) -> None:
-    """Run the gateway until SIGTERM or SIGINT.
+    """Run the gateway until SIGTERM or SIGINT; at SIGHUP read nodes, catalogue and keys again.
 
     Args:
         config_path: cortex.toml; None: defaults and the environment.
@@ -27,10 +30,13 @@ def main(config_path: Path | None) -> None:
         OperatorError: a file, a setting or an address is wrong.
     """
     logs.setup()
+    server.run(lambda: serve(*read(config_path), lambda: read(config_path)))
+
+
+def read(config_path: Path | None) -> tuple[Config, Catalogue, CatalogueStatus]:
+    """Everything that is configured, as it is now. Raises OperatorError."""
     config = read_config(Config, config_path, prefix=PREFIX)
-    path = catalogue_path(config, config_path)
-    catalogue, found = read_catalogue(path)
-    server.run(lambda: serve(config, catalogue, found))
+    return config, *read_catalogue(catalogue_path(config, config_path))
 
 
 def catalogue_path(config: Config, config_path: Path | None) -> Path:
@@ -56,13 +62,16 @@ def read_catalogue(path: Path) -> tuple[Catalogue, CatalogueStatus]:
     return catalogue, found
 
 
-async def serve(config: Config, catalogue: Catalogue, found: CatalogueStatus) -> None:
+async def serve(
+    config: Config, catalogue: Catalogue, found: CatalogueStatus, read_again: Read
+) -> None:
     """Serve until a signal, then drain.
 
     Raises:
         OperatorError: an address cannot be listened on.
     """
-    stop = server.stop_on_signals()
+    stop, reload = server.stop_on_signals(), asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload.set)
     # Both before anything else: who comes early waits in the backlog, and a port in use is told at once.
     sock = server.bind(config.gateway.listen)
     try:
@@ -76,8 +85,17 @@ async def serve(config: Config, catalogue: Catalogue, found: CatalogueStatus) ->
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(server.serve(gateway.front, sock, ended))
             tasks.create_task(server.serve(gateway.metrics_front, metrics_sock, ended))
+            reloading = Reloading(gateway, config, read_again)
+            loops = [
+                tasks.create_task(reloading.run(reload)),
+                tasks.create_task(notify.feed_watchdog(os.environ)),
+            ]
             _announce_serving(config, gateway)
+            notify.notify("READY=1", os.environ)
             await stop.wait()
+            for loop in loops:
+                loop.cancel()
+            notify.notify("STOPPING=1", os.environ)
             log.info("stopping", daemon="gateway")
             await gateway.drain(config.gateway.drain_s)
             ended.set()
@@ -100,6 +118,11 @@ def _announce_serving(config: Config, gateway: Gateway) -> None:
     log.warning(
         "no keys configured, serving anyone who reaches this address", address=settings.listen
     )
+    if config.fleet.key is None:
+        log.warning(
+            "no key for /fleet configured, taking orders from anyone who reaches this address",
+            address=settings.listen,
+        )
     log.info(
         "gateway is up",
         address=settings.listen,

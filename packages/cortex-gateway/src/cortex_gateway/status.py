@@ -5,7 +5,9 @@ import msgspec
 
 from cortex_core.discovery import Device
 from cortex_core.node import DeviceHealth, ModelState, ModelStatus, Progress
-from cortex_gateway.fleet import EVERYWHERE, Decided, FleetView, NodeView
+from cortex_gateway.fleet import Decided
+from cortex_gateway.journal import RunningRequest
+from cortex_gateway.view import EVERYWHERE, FleetView, NodeView
 
 
 class CatalogueStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -80,7 +82,9 @@ class NodeStatus(msgspec.Struct, frozen=True, kw_only=True):
         seen_s_ago: seconds since it last answered; None: it never did.
         version: of its neuron; None: not known.
         models: what it has; empty while it is down.
-        drained: an operator has nothing new sent there.
+        drained: an operator has nothing new sent there, or it has left the configuration.
+        problem: what was the matter when it was last looked at; None: nothing.
+        wire: version of the wire that its neuron speaks; None: not known.
     """
 
     name: str
@@ -96,6 +100,8 @@ class NodeStatus(msgspec.Struct, frozen=True, kw_only=True):
     devices: list[DeviceStatus]
     models: list[ModelOnNode]
     drained: bool = False
+    problem: str | None = None
+    wire: int | None = None
 
 
 class LoadUnderWay(msgspec.Struct, frozen=True, kw_only=True):
@@ -124,7 +130,15 @@ class Pin(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FleetAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """GET /fleet. `in_flight`: requests at nodes now; `decisions`: the last ones, newest first."""
+    """GET /fleet.
+
+    Attributes:
+        in_flight: requests at nodes now.
+        decisions: the last ones, newest first.
+        config_error: what is wrong with the configuration that was read last, so that the one before is still in
+            force; None: nothing.
+        requests: that run now, the oldest first, and not all where they are many.
+    """
 
     nodes: list[NodeStatus]
     in_flight: int
@@ -132,6 +146,8 @@ class FleetAnswer(msgspec.Struct, frozen=True, kw_only=True):
     decisions: list[Decided]
     waiting: list[Waiting] = []
     pins: list[Pin] = []
+    config_error: str | None = None
+    requests: list[RunningRequest] = []
 
 
 def tell_health(view: FleetView, catalogue: CatalogueStatus) -> HealthAnswer:
@@ -189,6 +205,8 @@ def _node(view: FleetView, node: NodeView, now_s: float) -> NodeStatus:
         devices=[_device(node, device) for device in (found.devices if found else [])],
         models=[_model(view, node, state) for state in node.models if node.is_up],
         drained=node.name in view.drained,
+        problem=node.problem.text if node.problem else None,
+        wire=found.wire if found else None,
     )
 
 

@@ -5,11 +5,14 @@ import asyncio
 import time
 
 from cortex_core import wire
+from cortex_core.errors import CortexError
 from cortex_core.http.exchange import Exchange
-from cortex_core.http.headers import Headers, to_upstream
+from cortex_core.http.headers import Headers, find, to_upstream
 from cortex_core.openai import Asked
 from cortex_gateway.dialects.dialect import Dialect, Translator
+from cortex_gateway.journal import Record
 from cortex_gateway.routing.plan import Serve
+from cortex_gateway.routing.session import read_session
 
 # Whatever curl or a script declares, the body was read as JSON.
 _CONTENT_TYPE = (b"content-type", b"application/json")
@@ -31,7 +34,7 @@ class Turn:
         dialect: how the client speaks.
         asked: the narrow look at its body.
         body: as the client sent it.
-        model: what the client asked for; may be an alias.
+        model: what the client asked for, which may be an alias; or what serves in its place.
         began_s: monotonic seconds at its arrival.
         waited_s: how long it was held for loads.
         decision: `serve`, or the first thing that had to be done: `wait`, `wake` or `load`.
@@ -40,10 +43,15 @@ class Turn:
         kept_s: when it last got a sign of life, monotonic seconds; None: it did not.
         is_open: its headers have gone out, since it waits for long, and nothing of an answer yet.
         may_hold: it may be held for loads; it was not once in vain, beside replicas that are full.
-        has_moved: it was sent elsewhere once already.
+        passed: nodes that refused it, or lost it.
+        losses: how many of them lost it.
+        fallbacks: what may serve in its model's place, and was not tried; None: that was not asked yet.
+        failed: why the model that the client asked for does not serve; None: it may.
         passing: what its answer goes through; None: it has not begun.
         limit: by which it can be cut; None: it has no node yet.
+        unheard: by which waiting for its answer's beginning can be ended; None: it has begun, or is not waited for.
         was_cut: it ran when the gateway's time was over.
+        record: what is told of it, to who asks why it went where it went.
     """
 
     def __init__(self, exchange: Exchange, dialect: Dialect, asked: Asked, body: bytes) -> None:
@@ -60,10 +68,23 @@ class Turn:
         self.kept_s: float | None = None
         self.is_open = False
         self.may_hold = True
-        self.has_moved = False
+        self.passed: frozenset[str] = frozenset()
+        self.losses = 0
+        self.fallbacks: list[str] | None = None
+        self.failed: CortexError | None = None
         self.passing: Translator | None = None
         self.limit: asyncio.Timeout | None = None
+        self.unheard: asyncio.Timeout | None = None
         self.was_cut = False
+        self._session: int | None = None
+        self.record = Record(
+            exchange.request_id,
+            dialect.name,
+            self.model,
+            stream=bool(asked.stream),
+            at=time.time(),
+            began_s=self.began_s,
+        )
         exchange.notes.update(
             dialect=dialect.name, model=self.model, stream=bool(asked.stream), bytes_in=len(body)
         )
@@ -72,6 +93,30 @@ class Turn:
     def overhead_s(self) -> float:
         """Seconds since its arrival that it was not held for a load."""
         return time.monotonic() - self.began_s - self.waited_s
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether something of an answer has gone out."""
+        return self.exchange.status is not None and not self.is_open
+
+    def session(self) -> int:
+        """The number of its conversation. Read when it is asked for, once."""
+        if self._session is None:
+            self._session = read_session(self.exchange.scope["headers"], self.body)
+        return self._session
+
+    def ask_for(self, model: str) -> None:
+        """Ask for another model, as if nothing had been tried."""
+        self.exchange.notes.setdefault("fallback_of", self.model)
+        self.exchange.notes.pop(
+            "node", None
+        )  # it has none now: where nobody serves it, it is a rejection
+        self.model = model
+        self.passed = frozenset()
+        self.losses = 0
+        self.may_hold = True
+        self.held_s = None
+        self.queued_s = None
 
     def speak(self, dialect: Dialect) -> None:
         """Put it to the upstream by another dialect of the same path. Raises as `Dialect.read`."""
@@ -100,11 +145,12 @@ class Turn:
             (_REQUEST_ID, self.exchange.request_id.encode()),
         ]
 
-    def answer_headers(self, served: Serve, overhead_s: float) -> Headers:
-        """What the client is told beside the neuron's own headers."""
-        dropped = ", ".join(self.dialect.notes(self.asked).dropped)
+    def answer_headers(self, served: Serve, overhead_s: float, reply: Headers) -> Headers:
+        """What the client is told beside the headers of the neuron's `reply`, which may name what it dropped as well."""
+        ours = ", ".join(self.dialect.notes(self.asked).dropped)
+        dropped = [ours.encode("ascii", "backslashreplace"), find(reply, _DROPPED)]
         return [
-            *([(_DROPPED, dropped.encode("ascii", "backslashreplace"))] if dropped else []),
+            *([(_DROPPED, b", ".join(filter(None, dropped)))] if any(dropped) else []),
             (_NODE, served.node.encode()),
             # an operator may call a model what they like, a header holds ASCII
             (_MODEL, served.model.encode("ascii", "backslashreplace")),

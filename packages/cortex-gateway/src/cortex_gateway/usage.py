@@ -28,6 +28,7 @@ class _Marks(msgspec.Struct, frozen=True):
 
 _READ_MARKS = msgspec.json.Decoder(_Marks)
 _READ_USAGE = msgspec.json.Decoder(Usage)
+_CHECK = msgspec.json.Decoder(msgspec.Raw)
 
 
 class Meter:
@@ -87,7 +88,13 @@ class Meter:
         return (self.completion_tokens - 1) / window_s if window_s >= MIN_WINDOW_S else None
 
     def whole(self, status: int, body: bytes) -> tuple[int, bytes]:
-        """An answer that is no stream, complete."""
+        """An answer that is no stream, complete.
+
+        Raises:
+            UpstreamProtocolError: it is no JSON, whatever its status says: a proxy's page, or half of something.
+        """
+        if not _is_json(body):
+            raise self._broken(f"its answer, of status {status}, is no JSON")
         self._read_whole(body)
         return status, body
 
@@ -186,6 +193,14 @@ class Meter:
 
     def _broken(self, reason: str) -> UpstreamProtocolError:
         return UpstreamProtocolError(upstream=self.upstream, reason=reason)
+
+
+def _is_json(body: bytes) -> bool:
+    try:
+        _CHECK.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False
+    return True
 
 
 def _may_be_special(data: bytes) -> bool:

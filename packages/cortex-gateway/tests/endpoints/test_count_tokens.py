@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from cortex_core.catalogue import Model
+from cortex_core.errors import ModelNotLoadedError, VisionUnsupportedError, write_openai
 from cortex_core.node import ModelActivity
 from cortex_core.testing import make_state
 
@@ -66,3 +67,80 @@ async def test_an_unknown_model_is_told_in_anthropics_envelope(fake: Any, start:
     async with start(answering(fake)) as fleet:
         answer = await count(fleet, "nobody/knows")
     assert (answer.status, answer.json["error"]["type"]) == (404, "not_found_error")
+
+
+class Counting:
+    """Answers `/models/count` of a fake neuron: by default, that it has not the files."""
+
+    def __init__(self, neuron: Any, status: int = 503, body: bytes | None = None) -> None:
+        self.asked: list[Any] = []
+        self._told = (status, body or write_openai(ModelNotLoadedError(model="m")))
+        self._otherwise = neuron
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["path"] != "/models/count":
+            await self._otherwise(scope, receive, send)
+            return
+        raw = b""
+        while (message := await receive())["type"] == "http.request":
+            raw += message.get("body", b"")
+            if not message.get("more_body"):
+                break
+        self.asked.append(json.loads(raw))
+        status, body = self._told
+        await send({"type": "http.response.start", "status": status, "headers": JSON})
+        await send({"type": "http.response.body", "body": body})
+
+
+async def test_a_model_that_is_not_up_is_counted_by_the_files_of_a_node(
+    fake: Any, start: Any
+) -> None:
+    without, having = Counting(fake()), Counting(fake(), 200, TOKENS)
+    async with start(without, having, models=ECHO, aliases={"claude": "m"}) as fleet:
+        answer = await count(fleet, "claude")
+        said = await fleet.metrics()
+    assert (answer.status, answer.json) == (200, {"input_tokens": 11})
+    assert (answer.header(b"x-cortex-node"), answer.header(b"x-cortex-model")) == (b"b", b"m")
+    assert without.asked == having.asked
+    (asked,) = having.asked
+    assert asked["spec"] == {"harness": "echo", "model_id": "m"}
+    assert (asked["request"]["model"], asked["request"]["messages"][0]["content"]) == ("m", "hi")
+    assert any('cortex_requests_total{model="m",node="b"' in line for line in said)
+
+
+REFUSED = write_openai(VisionUnsupportedError(model="m"))
+
+
+async def test_what_a_node_says_of_the_request_is_the_answer(fake: Any, start: Any) -> None:
+    neurons = Counting(fake(), 400, REFUSED), Counting(fake(), 200, TOKENS)
+    async with start(*neurons, models=ECHO) as fleet:
+        answer = await count(fleet)
+    assert (answer.status, answer.json["error"]["code"]) == (400, "vision_unsupported")
+    assert answer.json["error"]["type"] == "invalid_request_error"
+    assert neurons[1].asked == []
+
+
+@pytest.mark.parametrize("status", [401, 404, 429, 501, 503])
+async def test_where_no_node_can_count_the_model_is_not_loaded(
+    fake: Any, start: Any, status: int
+) -> None:
+    neuron = Counting(fake(), status)
+    async with start(neuron, models=ECHO) as fleet:
+        answer = await count(fleet)
+    assert len(neuron.asked) == 1
+    assert (answer.status, answer.json["error"]["code"]) == (529, "model_loading")
+    assert answer.header(b"retry-after") == b"5"
+
+
+async def test_a_model_whose_engine_is_lost_is_counted_all_the_same(fake: Any, start: Any) -> None:
+    neuron = Counting(fake(make_state("m", status="recovering")), 200, TOKENS)
+    async with start(neuron) as fleet:
+        answer = await count(fleet)
+    assert answer.json == {"input_tokens": 11}
+
+
+async def test_other_requests_are_never_answered_by_files(fake: Any, start: Any) -> None:
+    neuron = Counting(fake(make_state("m", status="recovering")), 200, TOKENS)
+    async with start(neuron) as fleet:
+        answer = await fleet.ask()
+    assert (answer.status, neuron.asked) == (503, [])

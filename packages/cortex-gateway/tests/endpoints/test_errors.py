@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """An error of every kind, in every dialect and every phase: envelope, status, headers, and the event of a stream."""
 
+import asyncio
 import json
 import string
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 
 from cortex_core import errors
+from cortex_core.catalogue import Model
 from cortex_core.errors import CortexError
 from cortex_core.http.exchange import Exchange
 from cortex_core.http.front import Front
@@ -82,6 +84,10 @@ def message_of(error: CortexError, path: str) -> str:
     return f"prompt is too long: {error.message}" if is_length else error.message
 
 
+# What a neuron says of our secret is no fault of the client's.
+OURS = errors.NoHealthyNodeError(model="m", reason="a: it refuses our secret")
+
+
 def check_envelope(told: Any, error: CortexError, path: str) -> None:
     body = told["error"]
     assert body["message"] == message_of(error, path)
@@ -132,7 +138,7 @@ async def test_what_a_neuron_refuses(fake: Any, start: Any, path: str) -> None:
         for kind in KINDS:
             told.append(make(kind))
             got = await fleet.ask(path=path, body=BODIES[path], headers=REQUEST)
-            check_answer(got, told[-1], path)
+            check_answer(got, OURS if told[-1].status == 401 else told[-1], path)
 
 
 def read_events(out: bytes) -> list[tuple[str, Any]]:
@@ -204,3 +210,126 @@ def test_a_stream_cut_in_the_middle_of_an_event_is_not_glued_to_its_error() -> N
         error = errors.EngineDiedError(model="m", reason="killed")
         half = translator.feed(b'data: {"id":"1","choices":[{"ind')
         check_end(read_events(half + translator.fail(error)), error, dialect)
+
+
+@pytest.mark.parametrize("dialect", DIALECTS, ids=lambda dialect: dialect.name)
+@pytest.mark.parametrize("kind", KINDS, ids=NAMES)
+def test_what_ends_a_stream_that_was_held_before_its_answer_began(
+    kind: type[CortexError], dialect: Dialect
+) -> None:
+    asked = dialect.read(BODIES[dialect.path])
+    passing = dialect.translate(dialect.meter("gateway", lambda: 1.0), "r1", asked)
+    events = read_events(passing.fail(make(kind)))
+    while events[0][0] in ("response.created", "response.in_progress"):  # it has to begin first
+        events.pop(0)
+    check_end(events, make(kind), dialect)
+
+
+ECHO = [Model(id="m", harness="echo")]
+# Where an error has an event of its own name, after which nothing comes.
+NAMED_EVENTS = ("/v1/messages", "/v1/responses")
+REFUSED = errors.LoadRefusedError(
+    model="m", load_kind="corrupt_weights", reason="a file is cut", suggestion="Fetch it again."
+)
+
+
+def loading(fake: Any, gate: asyncio.Event) -> Any:
+    """A neuron whose loads fail, once the gate is open."""
+    neuron = fake()
+
+    async def load(body: Any) -> None:
+        await gate.wait()
+        raise REFUSED
+
+    neuron.load = load
+    return neuron
+
+
+@pytest.mark.parametrize("path", [path for path in BODIES if path != "/v1/messages/count_tokens"])
+async def test_a_held_request_whose_headers_are_not_out_gets_a_clean_status(
+    fake: Any, start: Any, path: str
+) -> None:
+    gate = asyncio.Event()
+    gate.set()
+    async with start(loading(fake, gate), models=ECHO) as fleet:
+        answer = await fleet.ask(path=path, body=BODIES[path], headers=REQUEST)
+    told = answer.json["error"]
+    assert (answer.status, told["code"], told["load_kind"]) == (502, "load_failed", "corrupt_weights")  # fmt: skip
+    assert answer.header(b"retry-after") is None
+    assert answer.header(b"content-type") == b"application/json"
+    assert answer.json.get("type") == ("error" if is_anthropic(path) else None)
+
+
+@pytest.mark.parametrize("path", [path for path in BODIES if path not in STREAMED])
+async def test_a_request_that_no_stream_answers_is_held_without_headers(
+    fake: Any, start: Any, path: str
+) -> None:
+    gate = asyncio.Event()
+    body = json.dumps({**json.loads(BODIES[path]), "stream": True}).encode()
+    soon = {"commit_after_s": 0, "keepalive_s": 0.01}
+    async with start(loading(fake, gate), models=ECHO, loading=soon) as fleet:
+        asking = asyncio.create_task(fleet.ask(path=path, body=body, headers=REQUEST))
+        await asyncio.sleep(0.05)
+        gate.set()
+        answer = await asking
+    assert answer.status in (502, 529)
+    assert answer.header(b"content-type") == b"application/json"
+    assert answer.json["error"]["code"] in ("load_failed", "model_loading")
+
+
+@pytest.mark.parametrize("path", STREAMED)
+async def test_a_held_stream_whose_headers_are_out_ends_in_its_dialects_error(
+    fake: Any, start: Any, path: str
+) -> None:
+    gate = asyncio.Event()
+
+    def note(message: Any) -> None:
+        if message["type"] == "http.response.body":
+            gate.set()
+
+    soon = {"commit_after_s": 0, "keepalive_s": 0.01}
+    async with start(loading(fake, gate), models=ECHO, loading=soon) as fleet:
+        answer = await fleet.ask(path=path, body=BODIES[path], headers=REQUEST, on_message=note)
+    assert answer.status == 200
+    assert answer.header(b"content-type") == b"text/event-stream"
+    raw = answer.body.split(b"\n\n")
+    events = read_events(b"\n\n".join(e for e in raw if not e.startswith((b":", b"event: ping"))))
+    name, told = events[0]
+    body = told if path == "/v1/responses" else told["error"]
+    assert (name, body["code"]) == ("error" if path in NAMED_EVENTS else "", "load_failed")
+    assert [later for later, _ in events[1:]] == ([] if path in NAMED_EVENTS else [""])
+
+
+class Breaking:
+    """A neuron whose connections break in the middle of its answers."""
+
+    def __init__(self, neuron: Any) -> None:
+        self._neuron = neuron
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http" or scope["method"] == "GET":
+            await self._neuron(scope, receive, send)
+            return
+        await send({"type": "http.response.start", "status": 200, "headers": JSON})
+        await send({"type": "http.response.body", "body": b'{"id":"x","', "more_body": True})
+        raise ConnectionError
+
+
+@pytest.mark.parametrize("path", BODIES)
+async def test_a_neuron_that_breaks_off_in_the_middle_of_a_whole_answer(
+    fake: Any, start: Any, path: str
+) -> None:
+    async with start(Breaking(fake(make_state("m")))) as fleet:
+        answer = await fleet.ask(path=path, body=BODIES[path], headers=REQUEST)
+    assert (answer.status, answer.json["error"]["code"]) == (502, "upstream_connection_error")
+    assert answer.header(b"retry-after") is not None
+    assert answer.json.get("type") == ("error" if is_anthropic(path) else None)
+
+
+@pytest.mark.parametrize("path", [path for path in BODIES if is_anthropic(path)])
+async def test_a_neuron_whose_answer_cannot_be_translated(fake: Any, start: Any, path: str) -> None:
+    neuron = fake(make_state("m"))
+    neuron.answer = lambda n: (200, JSON, [b"<html>"])
+    async with start(neuron) as fleet:
+        answer = await fleet.ask(path=path, body=BODIES[path], headers=REQUEST)
+    assert (answer.status, answer.json["error"]["code"]) == (502, "upstream_protocol_error")

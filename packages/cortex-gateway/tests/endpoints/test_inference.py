@@ -2,6 +2,7 @@
 """A request through the gateway: what goes to the neuron, what comes back, what is refused, what is counted."""
 
 import asyncio
+import functools
 import json
 from contextlib import AsyncExitStack
 from typing import Any
@@ -264,6 +265,28 @@ async def test_a_neuron_that_is_silent_for_too_long_is_a_504(fake: Any, start: A
         answer = await fleet.ask()
     assert error_of(answer) == (504, "upstream_timeout")
     assert answer.header(b"retry-after") == b"5"
+
+
+async def test_what_a_neuron_lets_requests_wait_is_no_silence_until_the_answer_begins(
+    fake: Any, start: Any
+) -> None:
+    neuron, idle_s = fake(M), 0.005
+    neuron.activities = [ModelActivity(id="m", status="loaded", max_wait_s=3600.0)]
+    neuron.answer = lambda n: (200, SSE, [b'data: {"choices":[]}\n\n', None])
+
+    async def queue(served: Any, scope: Any, receive: Any, send: Any) -> None:
+        if scope["path"] == "/v1/chat/completions":
+            await asyncio.sleep(20 * idle_s)
+        await served(scope, receive, send)
+
+    async with (
+        serving(functools.partial(queue, neuron)) as endpoint,
+        start(endpoint, gateway={"idle_timeout_s": idle_s}) as fleet,
+    ):
+        answer = await fleet.ask(stream=True)
+    # it has begun, long after the idle time; then it is as silent as none may be
+    assert answer.status == 200
+    assert b"upstream_timeout" in answer.body
 
 
 @pytest.mark.parametrize(

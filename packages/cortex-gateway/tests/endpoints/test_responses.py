@@ -93,3 +93,20 @@ async def test_what_is_no_missing_path_is_told_as_it_is(fake: Any, start: Any, s
     async with start(neuron) as fleet:
         answer = await post(fleet)
     assert (answer.status, answer.body, len(neuron.asked)) == (status, told, 1)
+
+
+@pytest.mark.parametrize("how", ["whole", "stream", "chat"])
+async def test_what_a_neuron_left_out_is_named_beside_what_we_did(
+    fake: Any, start: Any, how: str
+) -> None:
+    told = (b"x-cortex-dropped", b"input.web_search_call")
+    if how == "chat":
+        neuron = speaking_chat_alone(fake, 200, [*JSON, told], [json.dumps(WHOLE).encode()])
+    else:
+        neuron = fake(make_state("m"))
+        fields = SSE if how == "stream" else JSON
+        neuron.answer = lambda n: (200, [*fields, told], [b"{}"])
+    async with start(neuron) as fleet:
+        answer = await post(fleet, truncation="auto")
+    ours = b"truncation, " if how == "chat" else b""
+    assert answer.header(b"x-cortex-dropped") == ours + told[1]

@@ -3,6 +3,7 @@
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from cortex_core.catalogue import Catalogue, Model
@@ -11,7 +12,6 @@ from cortex_core.discovery import Discovery
 from cortex_core.node import DeviceHealth, Health, ModelActivity, ModelState
 from cortex_core.testing import make_device, make_discovery, make_state
 from cortex_gateway.eviction import Displace
-from cortex_gateway.fleet import FleetView, NodeView
 from cortex_gateway.routing.least_busy import least_busy
 from cortex_gateway.routing.plan import (
     Decision,
@@ -24,6 +24,7 @@ from cortex_gateway.routing.plan import (
     find_id,
     plan,
 )
+from cortex_gateway.view import FleetView, NodeView
 
 ECHO = Model(id="m", harness="echo")
 BIG = Model(id="m", vram_mb=20_000)
@@ -396,3 +397,34 @@ def test_exact_names_come_first_then_patterns_then_the_default(name: str, model_
 
 def test_without_a_default_an_unknown_name_is_itself() -> None:
     assert find_id(FleetView(nodes=()), Catalogue(), "o1") == "o1"
+
+
+ADAPTED = make_state("m", adapters={"pirate": "org/pirate"})
+
+
+def test_an_adapter_is_served_by_a_replica_that_has_it() -> None:
+    nodes = [node("a", M, busy={"m": 0}), node("b", ADAPTED, busy={"m": 1})]
+    check(nodes, msgspec.structs.replace(serve("b"), adapter="pirate"), name="pirate")
+    check(nodes, serve("a"))
+    assert serve("a").asked_id == "m"
+    assert msgspec.structs.replace(serve("b"), adapter="pirate").asked_id == "pirate"
+
+
+def test_an_adapter_that_the_catalogue_declares_brings_its_model_up() -> None:
+    model = Model(id="m", harness="echo", lora={"pirate": "org/pirate"})
+    check([node("a")], load("a", model=model), name="pirate", models=[model])
+    waits = Wait(node="a", model="m", model_id="m", reason="it is loading there")
+    check([node("a", make_state("m", "loading"))], waits, name="pirate", models=[model])
+
+
+def test_an_alias_may_mean_an_adapter() -> None:
+    catalogue = Catalogue(aliases={"sailor": "pirate"})
+    view = FleetView(nodes=(node("a", ADAPTED),))
+    decided = plan(view, catalogue, "sailor", least_busy)
+    assert decided == msgspec.structs.replace(serve("a"), adapter="pirate")
+
+
+def test_an_adapter_of_two_models_is_nobodys() -> None:
+    other = make_state("other", adapters={"pirate": "org/other"})
+    refused = Refuse(code="model_not_found", model="pirate", reason="nobody declares or has it")
+    check([node("a", ADAPTED, other)], refused, name="pirate")

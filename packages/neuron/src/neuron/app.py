@@ -4,21 +4,25 @@
 import asyncio
 import importlib
 import os
+import secrets
 
-from cortex_core import logs
+import msgspec
+
+from cortex_core import logs, notify
 from cortex_core.build import version_of
 from cortex_core.control import ModelSpec
 from cortex_core.discovery import Discovery
 from cortex_core.http import server
 from cortex_core.http.front import Front
 from cortex_core.node import ModelState
-from neuron import notify
 from neuron.activating import Activating
 from neuron.config import Config
+from neuron.counting import Counting
 from neuron.default_models import DefaultModels
 from neuron.discovery import Gpus, choose_platform, describe
 from neuron.endpoints import Endpoints
 from neuron.harnesses import HARNESSES
+from neuron.harnesses.counters import Counters
 from neuron.harnesses.hosted import Hosted
 from neuron.harnesses.run import Shared
 from neuron.harnesses.spares import Spares
@@ -30,6 +34,7 @@ from neuron.nvml import Nvml
 from neuron.remembering import Remembering, state_dir
 from neuron.residents import Residents
 from neuron.run_dir import RunDir, open_run_dir
+from neuron.secret import Secret, is_loopback
 from neuron.traffic import Traffic
 from neuron.weights.routes import WeightsRoutes
 from neuron.weights.store import Weights
@@ -52,7 +57,8 @@ class Daemon:
         residents, traffic = Residents(costs), Traffic(config.admission)
         self._traffic = traffic
         self.residents = residents
-        platform, self.found = discover(config, gpus)
+        platform, found = discover(config, gpus)
+        self.found = msgspec.structs.replace(found, instance=secrets.token_hex(8))
         self.measuring = Measuring(gpus, self.found.devices, residents)
         metrics = Metrics(residents, self.measuring, traffic)
         self.weights = Weights(config, residents, tasks, os.environ)
@@ -73,8 +79,18 @@ class Daemon:
         self.harnesses = {
             name: build_harness(name, config, shared) for name in config.harness_names
         }
+        self.counters = Counters(shared)
+        counting = Counting(
+            node=self.found.hostname,
+            residents=residents,
+            traffic=traffic,
+            harnesses=self.harnesses,
+            counters=self.counters,
+            defaults=config.default_models,
+        )
         self.activating = Activating([spec.model_id for spec in config.default_models])
         inference = Inference(self.found.hostname, residents, traffic, metrics, self.measuring)
+        secret = Secret(config.secret)
         endpoints = Endpoints(
             found=self.found,
             harnesses=self.harnesses,
@@ -84,14 +100,16 @@ class Daemon:
             activating=self.activating,
             metrics=metrics,
             is_closing=lambda: self.front.closing.is_set(),
+            secret=secret,
         )
         weights = WeightsRoutes(self.weights, lambda: self.front.closing.is_set())
         self.front = Front(
             daemon="neuron",
-            hot=inference.routes(),
+            hot={**inference.routes(), **counting.routes()},
             routes=[*endpoints.routes(), *weights.routes()],
             max_body_mb=config.max_body_mb,
             on_end=inference.note_end,
+            admit=secret.admit,
         )
 
     async def load_defaults(self) -> None:
@@ -112,7 +130,8 @@ class Daemon:
             harness.close()
         if not await self.front.drained(self._config.drain_s):
             log.warning("requests cut", running=self.front.in_flight, waited_s=self._config.drain_s)
-        await asyncio.gather(*(harness.stop() for harness in self.harnesses.values()))
+        stops = [harness.stop() for harness in self.harnesses.values()]
+        await asyncio.gather(*stops, self.counters.stop())
 
 
 def discover(config: Config, gpus: Gpus) -> tuple[str, Discovery]:
@@ -152,6 +171,11 @@ async def run(config: Config, gpus: Gpus | None = None) -> None:
         async with asyncio.TaskGroup() as tasks:
             daemon = Daemon(config, gpus, run_dir, tasks)
             _log_found(daemon.found, f"{_bracketed(host)}:{port}")
+            if config.secret is None and not is_loopback(host):
+                log.warning(
+                    "no secret configured, taking orders from anyone who reaches this address",
+                    address=f"{_bracketed(host)}:{port}",
+                )
             tasks.create_task(server.serve(daemon.front, sock, end, grace_s=GRACE_S))
             loops = [
                 tasks.create_task(daemon.measuring.run()),

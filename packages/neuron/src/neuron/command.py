@@ -47,6 +47,7 @@ def serve(config: Path | None, listen: str | None, port: int | None) -> None:
     logs.setup()
     try:
         settings = read_settings(config, listen, port)
+        logs.setup(level=settings.log_level)
         server.run(lambda: app.run(settings))
     except OperatorError as error:
         raise _WrongError(error.message) from None

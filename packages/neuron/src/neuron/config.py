@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from cortex_core.control import ModelSpec
+from cortex_core.http.keys import check_key
 from cortex_core.wire import NEURON_PORT
 from neuron.harnesses import HARNESSES
 
@@ -155,8 +156,8 @@ class AdmissionSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     Attributes:
         max_running: requests that a model's engine is given at once; absent: as many as the engine runs.
         max_waiting: requests that may wait for one of those places; one more is refused with `queue_full`.
-        max_wait_s: seconds that one may wait; then it is refused with `wait_timeout`. A gateway takes the silence
-            for a fault after its own `idle_timeout_s`: let this be shorter.
+        max_wait_s: seconds that one may wait; then it is refused with `wait_timeout`. A gateway is told, and waits for the
+            beginning of an answer for so much longer than its `idle_timeout_s`.
         max_per_principal: requests, running and waiting, that one principal may have at a model; one more is
             refused with `rate_limit_exceeded`. Absent: any number. Principals take turns in any case.
     """
@@ -189,8 +190,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """The whole of neuron.toml.
 
     Attributes:
-        listen: address to listen on. There is no authentication here: let only the gateway reach it.
+        listen: address to listen on.
         port: TCP port to listen on; 0: any that is free.
+        secret: what callers must show, as `Authorization: Bearer …` or `x-api-key`; the gateway does, where its
+            `[[neurons]]` has the same. Or `sha256:` and its digest. Absent: whoever reaches the port gives orders.
         drain_s: seconds that running requests may take to end when the daemon stops or a model is unloaded.
         max_body_mb: MiB that a request body may have.
         run_dir: directory for sockets and scratch files, at most 48 bytes long since paths of sockets are
@@ -201,13 +204,16 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         harness: settings of each kind.
         admission: how many requests each model takes.
         supervision: when an engine is taken for lost, and what happens then.
-        max_sleeping: models that may sleep on one device; the one that sleeps longest is unloaded for another.
+        max_sleeping: models that may sleep on one device; ten seconds after another came, the one that sleeps longest is unloaded.
+        log_level: the least that is logged; `trace` is `debug`, and has vLLM engines tell what each step leaves free of
+            their devices, which every step pays for.
         default_models: loaded one after the other when the daemon starts. Here alone a `model_id` may be an
             absolute path.
     """
 
     listen: str = "0.0.0.0"  # noqa: S104 - the gateway is another machine
     port: _Port = NEURON_PORT
+    secret: str | None = None
     drain_s: _NotNegative = 60.0
     max_body_mb: _Mb = 64
     run_dir: str | None = None
@@ -219,10 +225,13 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     admission: AdmissionSettings = AdmissionSettings()
     supervision: SupervisionSettings = SupervisionSettings()
     max_sleeping: Annotated[int, msgspec.Meta(ge=0)] = 2
+    log_level: Literal["trace", "debug", "info", "warning", "error"] = "info"
     default_models: list[ModelSpec] = []
 
     def __post_init__(self) -> None:
         names = self.harness_names
+        if self.secret is not None:
+            check_key("secret", self.secret)
         _refuse_twice("harness", names)
         _refuse_twice("default model", [spec.model_id for spec in self.default_models])
         for spec in self.default_models:

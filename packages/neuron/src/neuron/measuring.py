@@ -2,7 +2,9 @@
 """What devices and memory do now: read in the background, kept, and handed out at once."""
 
 import asyncio
-from collections.abc import Iterable, Mapping
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping
 
 import msgspec
 
@@ -17,6 +19,10 @@ from neuron.room import RISING, Room, rooms
 log = logs.get(__name__)
 
 INTERVAL_S = 2.0
+# What a process holds of host memory is counted page by page by the kernel, which holds the process up meanwhile.
+RAM_INTERVAL_S = 60.0
+# A driver that answers takes milliseconds; one whose GPU hangs may never do.
+LONGEST_S = 10.0
 
 
 class Measurement(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,8 +44,18 @@ class Measuring:
         residents: Residents,
         *,
         interval_s: float = INTERVAL_S,
+        longest_s: float = LONGEST_S,
+        read_ram_mb: Callable[[set[int]], dict[int, int]] = machine.groups_ram_mb,
     ) -> None:
         self._interval_s = interval_s
+        self._longest_s = longest_s
+        self._read_ram_mb = read_ram_mb
+        # When host memory was read last, and of which engines in which state.
+        self._ram_read_s = -math.inf
+        self._ram_stages: frozenset[tuple[int | None, ModelStatus]] = frozenset()
+        # One that may not have come back; no other is begun meanwhile, or they would take every thread there is.
+        self._asking: asyncio.Future[Measurement] | None = None
+        self._is_silent = False
         self._gpus = gpus
         self._devices = devices
         self._residents = residents
@@ -110,21 +126,55 @@ class Measuring:
             await asyncio.sleep(self._interval_s)
 
     async def measure(self) -> None:
-        """Measure once, in a thread: the driver may take its time."""
+        """Measure once, in a thread: the driver may take its time. After `longest_s` the last measurement stands."""
         async with self._reading:
             residents = self._residents.all()
             groups = {r.pid for r in residents if r.pid is not None}
             rising = frozenset(r.id for r in residents if r.status in RISING)
-            last = await asyncio.to_thread(self._read, groups, rising)
+            last = await self._ask(groups if self._is_ram_due() else None, rising)
+            if last is None:
+                return
             _log_changes(self._last.gpus, last.gpus)
             self._last = msgspec.structs.replace(last, gpus=settle(self._last.gpus, last.gpus))
             self._note_models(self._last)
 
-    def _read(self, groups: set[int], rising: frozenset[str]) -> Measurement:
+    def _is_ram_due(self) -> bool:
+        """Whether host memory is to be read: seldom, and whenever an engine has come, changed its state, or gone."""
+        stages = frozenset((r.pid, r.status) for r in self._residents.all())
+        now_s = time.monotonic()
+        if stages == self._ram_stages and now_s - self._ram_read_s < RAM_INTERVAL_S:
+            return False
+        self._ram_stages, self._ram_read_s = stages, now_s
+        return True
+
+    async def _ask(self, groups: set[int] | None, rising: frozenset[str]) -> Measurement | None:
+        """One that begins now; None: the driver does not answer. `groups` None: their host memory is as it was."""
+        if self._asking is not None and not await self._answers(self._asking):
+            return None
+        asking = asyncio.ensure_future(asyncio.to_thread(self._read, groups, rising))
+        # Whoever waited for it may have gone by the time that it fails.
+        asking.add_done_callback(lambda done: done.cancelled() or done.exception())
+        self._asking = asking
+        if not await self._answers(asking):
+            return None
+        self._asking = None
+        return asking.result()
+
+    async def _answers(self, asking: asyncio.Future[Measurement]) -> bool:
+        await asyncio.wait({asking}, timeout=self._longest_s)
+        if self._is_silent == asking.done():
+            self._is_silent = not asking.done()
+            if self._is_silent:
+                log.error("driver does not answer", waited_s=self._longest_s)
+            else:
+                log.info("driver answers again")
+        return asking.done()
+
+    def _read(self, groups: set[int] | None, rising: frozenset[str]) -> Measurement:
         return Measurement(
             gpus=self._gpus.read(),
             host_ram_free_mb=machine.ram_free_mb(),
-            ram_mb=machine.groups_ram_mb(groups) if groups else {},
+            ram_mb=self._last.ram_mb if groups is None else self._read_ram_mb(groups),
             rising=rising,
         )
 
@@ -138,7 +188,9 @@ class Measuring:
             vram_mb = sum(used_mb.values()) if used_mb else None
             self._residents.note_memory(resident.id, vram_mb=vram_mb, host_ram_mb=ram_mb)
             if resident.status is ModelStatus.LOADED and resident.id not in measurement.rising:
-                self._residents.costs.note_memory(resident.spec, used_mb, ram_mb)
+                # A device that does not tell for once must not look like one that it does not need.
+                told_mb = used_mb if used_mb.keys() == set(resident.devices) else {}
+                self._residents.costs.note_memory(resident.spec, told_mb, ram_mb)
 
 
 def settle(before: list[GpuReading], now: list[GpuReading]) -> list[GpuReading]:

@@ -16,8 +16,21 @@ FILE = "costs.json"
 # Between two looks at whether there is something to write; what a kill may lose.
 INTERVAL_S = 2.0
 
+
+class Kept(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the file holds.
+
+    Attributes:
+        costs: by the id of the model.
+        cycles: as in Costs.
+    """
+
+    costs: dict[str, Cost] = {}
+    cycles: int = 0
+
+
 _ENCODE = msgspec.json.Encoder()
-_READ = msgspec.json.Decoder(dict[str, Cost])
+_READ = msgspec.json.Decoder(Kept)
 
 
 class Remembering:
@@ -26,7 +39,8 @@ class Remembering:
     def __init__(self, folder: Path, *, interval_s: float = INTERVAL_S) -> None:
         self._path = folder / FILE
         self._interval_s = interval_s
-        self.costs = Costs(_read(self._path))
+        kept = _read(self._path)
+        self.costs = Costs(kept.costs, kept.cycles)
         self._written = self.costs.revision
         self._is_told = False
 
@@ -42,15 +56,15 @@ class Remembering:
         if self.costs.revision != self._written:
             self._write(*self._taken())
 
-    def _taken(self) -> tuple[int, dict[str, Cost]]:
-        return self.costs.revision, self.costs.all()
+    def _taken(self) -> tuple[int, Kept]:
+        return self.costs.revision, Kept(costs=self.costs.all(), cycles=self.costs.cycles)
 
-    def _write(self, revision: int, costs: dict[str, Cost]) -> None:
+    def _write(self, revision: int, kept: Kept) -> None:
         """Whole or not at all. Where it cannot be, the costs are known until the daemon ends."""
         new = self._path.with_suffix(".new")
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            new.write_bytes(_ENCODE.encode(costs))
+            new.write_bytes(_ENCODE.encode(kept))
             new.replace(self._path)
         except OSError as error:
             if not self._is_told:
@@ -71,11 +85,11 @@ def state_dir(setting: str | None, environ: Mapping[str, str]) -> Path:
     return (Path(home) / "neuron").expanduser()
 
 
-def _read(path: Path) -> dict[str, Cost]:
+def _read(path: Path) -> Kept:
     try:
         return _READ.decode(path.read_bytes())
     except FileNotFoundError:
-        return {}
+        return Kept()
     except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
         log.warning("measured costs are begun anew", path=str(path), reason=str(error))
-        return {}
+        return Kept()

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Which models are resident, and what is known of each. The one owner; it is told, and asked, and never waits. Pure."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import msgspec
 
@@ -46,6 +46,7 @@ class Resident(msgspec.Struct, frozen=True, kw_only=True):
         activity: as last heard.
         failure: why it is failed, or was last.
         vram_used_mb, host_ram_used_mb: as last measured.
+        drained: of one that sleeps: its requests have ended.
     """
 
     spec: ModelSpec
@@ -61,6 +62,7 @@ class Resident(msgspec.Struct, frozen=True, kw_only=True):
     failure: Failure | None = None
     vram_used_mb: int | None = None
     host_ram_used_mb: int | None = None
+    drained: bool = False
 
     @property
     def id(self) -> str:
@@ -161,14 +163,23 @@ class Residents:
             host_ram_used_mb=None,
             claims_mb={},
         )
+
+    def forget_failed(self, ending: Collection[str]) -> None:
+        """Keep no more failed models than may stay. Those whose engine is still `ending` stay until it has."""
         failed = [r.id for r in self._by_id.values() if r.status is ModelStatus.FAILED]
         for oldest in failed[:-MAX_FAILED]:
-            del self._by_id[oldest]
+            if oldest not in ending:
+                del self._by_id[oldest]
 
     def has_served(self, model_id: str) -> bool:
         """Whether its engine came up since it was loaded."""
         resident = self._by_id.get(model_id)
         return resident is not None and resident.ready is not None
+
+    def is_asleep(self, model_id: str) -> bool:
+        """Whether it sleeps, or is about to and has no requests any more."""
+        resident = self._by_id.get(model_id)
+        return resident is not None and resident.status is ModelStatus.SLEEPING and resident.drained
 
     def note_lost(self, model_id: str, failure: Failure, now_s: float) -> None:
         """Its engine is gone, and is started again."""
@@ -188,7 +199,11 @@ class Residents:
     def note_slept(self, model_id: str, now_s: float) -> None:
         """It is to sleep; new requests are refused from now on."""
         self._move(model_id, Event.SLEPT)
-        self._change(model_id, began_s=now_s)
+        self._change(model_id, began_s=now_s, drained=False)
+
+    def note_drained(self, model_id: str) -> None:
+        """It is to sleep, and its requests have ended: from now on nobody misses its engine."""
+        self._change(model_id, drained=True)
 
     def note_asleep(self, model_id: str) -> None:
         """It sleeps, and what it had of the devices is free for others."""
@@ -240,6 +255,7 @@ class Residents:
             wake_s=cost.wake_s,
             sleep_s=cost.sleep_s,
             unload_s=cost.unload_s,
+            adapters=(resident.spec.lora or {}) if resident.ready else {},
         )
 
     def activity(self, resident: Resident) -> ModelActivity:

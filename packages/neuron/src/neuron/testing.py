@@ -141,4 +141,5 @@ async def serve(config: Config, gpus: Gpus | None = None) -> AsyncIterator[Serve
                     await served.client.close()
                     daemon.front.close()
                     daemon.weights.close()
-                    await asyncio.gather(*(h.stop() for h in daemon.harnesses.values()))
+                    stops = [harness.stop() for harness in daemon.harnesses.values()]
+                    await asyncio.gather(*stops, daemon.counters.stop())

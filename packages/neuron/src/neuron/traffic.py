@@ -14,6 +14,9 @@ from cortex_core.node import ModelActivity
 from neuron.admission import ANONYMOUS, Admission, Place, Stage, TurnedAwayError
 from neuron.config import AdmissionSettings
 
+# Requests that generate nothing take no place of the engine's. So many are asked of a host at once, since its one loop
+# does them.
+MAX_COUNTS = 4
 # A whole answer is silent until it is complete, and may take long. An engine that hangs is not told by this.
 ENGINE_IDLE_S = 3600.0
 
@@ -25,6 +28,7 @@ class Link:
         gone: set when the engine has ended, and the residents know why.
         used_s: when a request last ended here, or the link was made; monotonic seconds.
         admission: who runs and who waits; without limits until the engine serves.
+        counting: the same of requests that generate nothing, which wait for nobody who does.
     """
 
     def __init__(self, endpoint: str) -> None:
@@ -32,13 +36,21 @@ class Link:
         self.client = Client(endpoint, idle_timeout_s=ENGINE_IDLE_S)
         self.gone = asyncio.Event()
         self.admission = Admission()
+        self.counting = Admission()
         self.used_s = time.monotonic()
         self._idle = asyncio.Event()
         self._idle.set()
 
     @asynccontextmanager
-    async def place(self, model: str, principal: str = ANONYMOUS) -> AsyncIterator[None]:
+    async def place(
+        self, model: str, principal: str = ANONYMOUS, *, generates: bool = True
+    ) -> AsyncIterator[None]:
         """Hold this while a request is in flight; it is entered when it is the request's turn.
+
+        Args:
+            model: for errors.
+            principal: on whose behalf.
+            generates: it takes the engine's time; else it is only counted.
 
         Raises:
             QueueFullError, RateLimitExceededError: at once, as Admission says.
@@ -46,44 +58,57 @@ class Link:
             TurnedAwayError: no turn will come.
         """
         moved = asyncio.Event()
-        place = self.admission.enter(model, principal, moved.set)
+        admission = self.admission if generates else self.counting
+        place = admission.enter(model, principal, moved.set)
         # Nothing may wait between `enter` and `try`: whoever leaves in between would keep the place for ever.
         try:
             if place.stage is Stage.WAITING:
-                await self._wait(model, place, moved)
+                await _wait(admission, model, place, moved)
             if place.stage is Stage.OUT:
                 raise TurnedAwayError
             self._idle.clear()
             yield
         finally:
-            self.admission.leave(place)
+            admission.leave(place)
             self.used_s = time.monotonic()
-            if not self.admission.running:
+            if not self.admission.running and not self.counting.running:
                 self._idle.set()
-
-    async def _wait(self, model: str, place: Place, moved: asyncio.Event) -> None:
-        longest_s = self.admission.settings.max_wait_s
-        try:
-            async with asyncio.timeout(longest_s):
-                await moved.wait()
-        except TimeoutError:
-            if place.stage is Stage.WAITING:  # else its turn came in the same instant
-                raise WaitTimeoutError(
-                    model=model,
-                    waited_s=longest_s,
-                    what="its turn",
-                    retry_after_s=self.admission.retry_after_s,
-                ) from None
 
     async def drained(self, within_s: float) -> bool:
         """Turn away who waits, and wait until nothing runs; False: `within_s` was not enough."""
         self.admission.turn_away()
+        self.counting.turn_away()
         try:
             async with asyncio.timeout(within_s):
                 await self._idle.wait()
         except TimeoutError:
             return False
         return True
+
+    def apply_settings(self, settings: AdmissionSettings, max_running: int | None) -> None:
+        """The limits from now on; `max_running` None: there is none."""
+        self.admission.apply_settings(msgspec.structs.replace(settings, max_running=max_running))
+        self.counting.apply_settings(msgspec.structs.replace(settings, max_running=MAX_COUNTS))
+
+    def close(self) -> None:
+        """Nobody waits any longer; what runs goes on."""
+        self.admission.close()
+        self.counting.close()
+
+
+async def _wait(admission: Admission, model: str, place: Place, moved: asyncio.Event) -> None:
+    longest_s = admission.settings.max_wait_s
+    try:
+        async with asyncio.timeout(longest_s):
+            await moved.wait()
+    except TimeoutError:
+        if place.stage is Stage.WAITING:  # else its turn came in the same instant
+            raise WaitTimeoutError(
+                model=model,
+                waited_s=longest_s,
+                what="its turn",
+                retry_after_s=admission.retry_after_s,
+            ) from None
 
 
 class Traffic:
@@ -93,6 +118,11 @@ class Traffic:
         self._settings = settings or AdmissionSettings()
         self._links: dict[str, Link] = {}
         self._closed = False
+
+    @property
+    def settings(self) -> AdmissionSettings:
+        """Of every link."""
+        return self._settings
 
     @property
     def is_closed(self) -> bool:
@@ -107,22 +137,20 @@ class Traffic:
         """An engine serves from now on; `max_running` requests at once, None: any number of them."""
         if self._settings.max_running is not None:
             max_running = self._settings.max_running
-        link.admission.apply_settings(
-            msgspec.structs.replace(self._settings, max_running=max_running)
-        )
+        link.apply_settings(self._settings, max_running)
         self._links[model_id] = link
 
     def note_gone(self, model_id: str) -> None:
         """It does not any more. Its connections are left to break, so that who reads from one is told."""
         link = self._links.pop(model_id)
         link.gone.set()
-        link.admission.close()
+        link.close()
 
     def close(self) -> None:
         """The daemon stops: nobody waits any longer, and what runs goes on."""
         self._closed = True
         for link in self._links.values():
-            link.admission.close()
+            link.close()
 
     def queues(self) -> list[tuple[str, float | None]]:
         """How many wait for each model that serves."""
@@ -139,4 +167,5 @@ class Traffic:
             waiting=activity.waiting + link.admission.waiting,
             max_running=limits.max_running,
             max_waiting=limits.max_waiting,
+            max_wait_s=limits.max_wait_s,
         )

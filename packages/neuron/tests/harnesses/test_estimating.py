@@ -56,6 +56,12 @@ def test_a_spec_is_read_with_the_operators_settings() -> None:
         block_tokens=32,
         batch_sequences=8,
     )
+    adapted = ModelSpec(model_id="m", lora={str(n): "org/adapter" for n in range(9)})
+    for rank, room in [(0, 16), (8, 8), (12, 16)]:
+        asked = read_asked(adapted, platform="cuda", kv_cache_mb=None, longest=None, lora_rank=rank)
+        assert (asked.lora_places, asked.lora_rank) == (8, room)
+    asked = read_asked(adapted, platform="cpu", kv_cache_mb=None, longest=None)
+    assert (asked.lora_places, asked.lora_rank) == (10, 16)
     own = ModelSpec(model_id="m", kv_cache_mb=64, max_model_len=128)
     asked = read_asked(own, platform="cpu", kv_cache_mb=512, longest=4096)
     assert (asked.kv_cache_mb, asked.max_model_len, asked.dtype) == (64, 128, "bfloat16")
@@ -167,3 +173,17 @@ def test_what_fits_is_whole_blocks_less_the_one_that_the_engine_keeps() -> None:
     assert fitting_tokens(16, 131072, GPU) == 0
     assert fitting_tokens(32, 131072, GPU) == 128
     assert fitting_tokens(64, 131072, msgspec.structs.replace(GPU, block_tokens=256)) == 256
+
+
+def test_room_for_adapters_counts_by_places_and_rank() -> None:
+    model = msgspec.structs.replace(LLAMA, expert_width=14336)
+    plain_mb = estimate(model, GPU).fixed_mb
+    # Of one adapter of rank 16: 32 layers of attention (4096+4096 and 4096+1024, twice each) and of three matrices of
+    # 4096 by 14336, and both ends, of 2 bytes.
+    sides = 32 * (2 * (4096 + 4096) + 2 * (4096 + 1024) + 3 * (4096 + 14336)) + 2 * (4096 + 128256)
+    adapter_mb = sides * 16 * 2 / (1024 * 1024)
+    for places in (1, 8):
+        asked = msgspec.structs.replace(GPU, lora_places=places, lora_rank=16)
+        more_mb = estimate(model, asked).fixed_mb - plain_mb
+        assert 0 <= more_mb - places * adapter_mb < 1
+        assert estimate(model, asked).weights_mb == estimate(model, GPU).weights_mb

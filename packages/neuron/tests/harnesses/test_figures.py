@@ -13,6 +13,7 @@ PLAIN = {
     "num_attention_heads": 32,
     "num_key_value_heads": 8,
     "hidden_size": 4096,
+    "intermediate_size": 14336,
     "vocab_size": 128256,
     "max_position_embeddings": 131072,
 }
@@ -33,9 +34,15 @@ def test_a_plain_model_is_read_whole() -> None:
         head_dim=128,
         hidden_size=4096,
         vocab_size=128256,
+        expert_width=14336,
         context=131072,
         cache=CacheKind.FULL,
     )
+
+
+def test_the_feed_forward_part_may_have_experts() -> None:
+    seen = read(num_experts=64, moe_intermediate_size=768)
+    assert (seen.experts, seen.expert_width) == (64, 768)
 
 
 def test_nothing_said_is_nothing_known() -> None:

@@ -1,13 +1,19 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """POST /models/plan, by a daemon whose driver says what it is told."""
 
+import json
 import os
+import re
+import shutil
+import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+import neuron
 from cortex_core.control import ModelSpec
 from cortex_core.node import DeviceHealth
 from neuron.config import Config, HarnessEntry, HarnessSettings, VllmSettings
@@ -17,6 +23,7 @@ from neuron.host.messages import Ready
 from neuron.testing import FakeGpus, Served, make_gpu, serve
 from neuron.traffic import Link
 
+DEMO = Path(neuron.__file__).parent / "demo"
 # Of the demo model on a GPU: weights 3, workspace 22, process 1536 MiB.
 FIXED_MB = 1561
 # 16 requests of 4096 tokens and a block, of 2 KiB each.
@@ -171,6 +178,87 @@ async def test_what_was_measured_takes_the_estimates_place() -> None:
         assert (answer["source"], answer["devices"][0]["needed_mb"]) == ("measured", 3400)
         # Another spec was not measured.
         assert (await plan(served, dtype="float16"))["source"] == "estimated"
+
+
+def weigh_down(folder: Path, size_mb: int, heads: int = 4) -> None:
+    """The demo model's files, which say that it is so large."""
+    folder.mkdir(parents=True)
+    for file in DEMO.iterdir():
+        if file.name != "model.safetensors":
+            shutil.copy(file, folder)
+    config = json.loads((folder / "config.json").read_text())
+    changed = {"num_attention_heads": heads, "num_key_value_heads": heads}
+    (folder / "config.json").write_text(json.dumps({**config, **changed}))
+    size = size_mb * 1024 * 1024
+    header = json.dumps({"w": {"dtype": "BF16", "shape": [size // 2], "data_offsets": [0, size]}})
+    with (folder / "model.safetensors").open("wb") as weights:
+        weights.write(struct.pack("<Q", len(header)) + header.encode())
+        weights.truncate(8 + len(header) + size)  # a hole: it takes no room
+
+
+async def test_a_model_too_large_for_one_gpu_is_dealt_to_several_alike(tmp_path: Path) -> None:
+    weigh_down(tmp_path / "org" / "large", 30_000)
+    weigh_down(tmp_path / "org" / "odd", 30_000, heads=3)
+    weigh_down(tmp_path / "org" / "huge", 90_000)
+    async with daemon(Gpus(23_000, 23_000), model_dirs=[str(tmp_path)]) as served:
+        answer = await plan(served, "org/large")
+        assert (answer["fits"], [d["index"] for d in answer["devices"]]) == (True, [0, 1])
+        assert all(15_000 < device["needed_mb"] < 20_000 for device in answer["devices"])
+        launch = await served.daemon.harnesses["vllm"].plan_launch(ModelSpec(model_id="org/large"))
+        assert (launch.ranks, launch.devices) == (2, [0, 1])
+        assert launch.weights_mb == 31_500
+        answer = await plan(served, "org/large", tensor_parallel=1)
+        assert (answer["kind"], answer["suggestion"]) == (
+            "insufficient_vram",
+            "Set tensor_parallel to 2.",
+        )
+        odd = await plan(served, "org/odd")
+        assert odd["kind"] == "tp_infeasible"
+        assert re.match(r"it needs 33\d+ MiB of device 0, which has 23000 MiB free", odd["reason"])
+        assert odd["suggestion"].startswith(
+            "2 devices could hold it, and its attention heads can be dealt to 1 only"
+        )
+        assert (await plan(served, "org/huge"))["kind"] == "multi_host_unsupported"
+
+
+async def test_gpus_of_different_size_are_not_joined_unasked(tmp_path: Path) -> None:
+    weigh_down(tmp_path / "org" / "large", 30_000)
+    gpus = Gpus(23_000, 23_000)
+    gpus._driver = Driver(devices=[make_gpu(0), make_gpu(1, 32_000)])
+    async with daemon(gpus, model_dirs=[str(tmp_path)]) as served:
+        answer = await plan(served, "org/large")
+        assert (answer["kind"], answer["suggestion"]) == (
+            "insufficient_vram",
+            "Set tensor_parallel to 2.",
+        )
+
+
+async def test_a_model_measured_on_several_gpus_needs_them_again() -> None:
+    async with daemon(Gpus(20_000, 20_000)) as served:
+        costs = served.daemon.residents.costs
+        costs.note_cache("nobody/knows", 1000)
+        costs.note_memory(ModelSpec(model_id="nobody/knows"), {0: 15_000, 1: 15_000}, None)
+        answer = await plan(served, "nobody/knows")
+        assert [device["needed_mb"] for device in answer["devices"]] == [15_000, 15_000]
+
+
+async def test_room_for_adapters_is_part_of_what_a_model_needs() -> None:
+    async with daemon(Gpus(20_000)) as served:
+        # Their files are not here, so their rank is taken to be 16.
+        lora = {str(number): "org/adapter" for number in range(9)}
+        answer = await plan(served, lora=lora)
+        assert answer["devices"][0]["needed_mb"] == FIXED_MB + 5 + CACHE_MB
+
+
+async def test_the_cpus_budget_is_the_most_that_engines_are_given() -> None:
+    async with daemon(FakeGpus(), cpu_budget_mb=100, warm_spare=False) as served:
+        status, answer, _ = await served.post(
+            "/models/load", {"model_id": "helexa/demo", "kv_cache_mb": 256}
+        )
+        error = answer["error"]
+        assert (status, error["code"]) == (422, "insufficient_vram")
+        assert "it needs 259 MiB of device 0, which has 100 MiB free of 100" in error["message"]
+        assert await served.get("/models") == []
 
 
 async def test_memory_that_an_engine_was_promised_is_not_free() -> None:

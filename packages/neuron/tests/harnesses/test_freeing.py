@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 import pytest
 
-from neuron.harnesses.freeing import freed_too_little
+from neuron.harnesses.freeing import freed_too_little, undisturbed
 
 
 @pytest.mark.parametrize(
@@ -39,3 +39,18 @@ def test_what_was_promised_is_compared_with_what_is_free(
     found: str | None,
 ) -> None:
     assert freed_too_little(claims_mb, before_mb, after_mb) == found
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "left_mb"),
+    [
+        ({0: 4, 1: 0}, {0: 4, 1: 0}, {0: 10, 1: 20}),
+        ({0: 4, 1: 0}, {0: 4, 1: 1}, {0: 10}),  # a start has begun
+        ({0: 4, 1: 1}, {0: 4, 1: 1}, {0: 10}),  # one is under way
+        ({0: 4, 1: 0}, {0: 4, 1: 2}, {0: 10}),  # one has come and gone
+    ],
+)
+def test_a_device_where_another_starts_is_not_judged(
+    before: dict[int, int], after: dict[int, int], left_mb: dict[int, int]
+) -> None:
+    assert undisturbed({0: 10, 1: 20}, before, after) == left_mb

@@ -17,11 +17,13 @@ from cortex_core.errors import (
     SpecConflictError,
     WaitTimeoutError,
 )
-from cortex_core.node import ModelStatus
+from cortex_core.http.client import read_all
+from cortex_core.node import DeviceHealth, ModelStatus
 from neuron.config import EchoSettings, HarnessSettings
+from neuron.discovery import Driver, GpuReading
 from neuron.harnesses.echo import EchoHarness
 from neuron.harnesses.run import Launch
-from neuron.testing import Served, make_config, make_echo, serve
+from neuron.testing import FakeGpus, Served, make_config, make_echo, make_gpu, serve
 
 pytestmark = pytest.mark.slow
 
@@ -276,6 +278,57 @@ async def test_a_device_never_has_two_engines_starting(
     watching.cancel()
     assert [state.status for state in states] == ["loaded"] * 3
     assert most == together
+
+
+class Claiming(EchoHarness):
+    """Echo engines that claim memory of a GPU, and take none."""
+
+    async def plan_launch(self, spec: ModelSpec) -> Launch:
+        launch = await super().plan_launch(spec)
+        return msgspec.structs.replace(launch, devices=[0], claims_mb={0: 1000})
+
+
+@pytest.mark.parametrize(("is_alone", "leaks"), [(True, 1.0), (False, 0.0)])
+async def test_memory_is_not_missed_while_another_model_takes_its_own(
+    is_alone: bool, leaks: float
+) -> None:
+    reading = GpuReading(DeviceHealth(index=0, vram_used_mb=1, vram_free_mb=23_999), {})
+    gpus = FakeGpus(Driver(devices=[make_gpu()]), [reading])
+    async with serve(make_config(), gpus) as served:
+        harness = Claiming(make_config(), served.echo._shared)
+        await harness.load(make_echo("echo/m"))
+        coming = make_echo("echo/coming?load_s=30")
+        loading = asyncio.create_task(harness.load(coming)) if not is_alone else None
+        if loading:
+            await served.until("/models", lambda _: len(served.host_pids) == 2)
+        await harness.unload("echo/m")
+        async with served.client.open("GET", "/metrics") as reply:
+            assert f"neuron_memory_leaks_total {leaks}".encode() in await read_all(reply)
+        if loading:
+            await harness.unload(coming.model_id, force=True)
+            await asyncio.gather(loading, return_exceptions=True)
+
+
+async def test_a_refused_load_that_is_tried_again_at_once_is_a_load_of_its_own(
+    served: Served,
+) -> None:
+    class Hesitant(EchoHarness):
+        tried = 0
+
+        async def plan_launch(self, spec: ModelSpec) -> Launch:
+            self.tried += 1
+            if self.tried == 1:
+                raise LoadRefusedError(
+                    model=spec.model_id, load_kind="empty_repo", reason="no", suggestion=""
+                )
+            return await super().plan_launch(spec)
+
+    harness = Hesitant(make_config(), served.echo._shared)
+    with pytest.raises(LoadRefusedError):
+        await harness.load(make_echo("echo/m"))
+    # Before the first one's run has seen its own end.
+    assert (await harness.load(make_echo("echo/m"))).status == "loaded"
+    assert served.status("echo/m") == "loaded"
 
 
 async def test_a_fault_of_ours_fails_one_model_and_no_other(served: Served) -> None:

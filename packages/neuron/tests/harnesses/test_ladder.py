@@ -14,6 +14,7 @@ from cortex_core.errors import (
     CannotSleepError,
     LoadFailedError,
     ModelNotFoundError,
+    ModelRecoveringError,
     WaitTimeoutError,
 )
 from neuron.harnesses.echo import EchoHarness
@@ -21,6 +22,16 @@ from neuron.harnesses.run import Launch
 from neuron.testing import Served, make_config, make_echo, serve
 
 pytestmark = pytest.mark.slow
+
+
+BUSY = "echo/m?tokens=100000&token_s=0.01"
+
+
+async def begin_work(served: Served, model_id: str) -> asyncio.Task[tuple[int, Any]]:
+    await served.load(model_id)
+    running = asyncio.create_task(complete(served, model_id))
+    await served.until("/health", lambda health: health["models"][0]["running"] == 1)
+    return running
 
 
 async def complete(served: Served, model_id: str) -> tuple[int, Any]:
@@ -91,6 +102,30 @@ async def test_running_work_keeps_a_model_awake(served: Served) -> None:
     assert (await running)[0] == 502
 
 
+async def test_who_forces_a_sleep_does_not_wait_for_one_that_is_patient() -> None:
+    async with serve(make_config(drain_s=30)) as served:
+        running = await begin_work(served, BUSY)
+        patient = asyncio.create_task(served.echo.sleep(BUSY))
+        await served.until_status(BUSY, "sleeping")
+        async with asyncio.timeout(5):
+            assert await served.echo.sleep(BUSY, force=True)
+        assert served.daemon.residents.all() == []
+        assert await patient
+        assert (await running)[0] == 502
+
+
+async def test_an_engine_lost_before_it_slept_comes_back_like_any_other() -> None:
+    async with serve(make_config(drain_s=30)) as served:
+        running = await begin_work(served, BUSY)
+        falling = asyncio.create_task(served.echo.sleep(BUSY))
+        await served.until_status(BUSY, "sleeping")
+        os.kill(served.host_pids[0], signal.SIGKILL)
+        with pytest.raises(ModelRecoveringError):
+            await falling
+        await served.until_status(BUSY, "loaded")
+        assert (await running)[0] == 502
+
+
 async def test_what_does_not_fall_asleep_is_unloaded(served: Served) -> None:
     await served.load("echo/m?fail=sleep")
     code, answer, _ = await served.post("/models/sleep", {"model_id": "echo/m?fail=sleep"})
@@ -157,11 +192,30 @@ class OnOneDevice(EchoHarness):
 
 async def test_too_many_sleepers_on_a_device_and_the_oldest_goes(served: Served) -> None:
     harness = OnOneDevice(make_config(), served.echo._shared)
+    harness._ladder._settle_s = 0.0
     for name in "abc":
         await harness.load(make_echo(f"echo/{name}"))
     for name in "abc":
         await harness.sleep(f"echo/{name}")
+    await served.until("/models", lambda models: len(models) == 2)
     assert {r.id: r.status for r in served.daemon.residents.all()} == {
+        "echo/b": "sleeping",
+        "echo/c": "sleeping",
+    }
+
+
+async def test_a_sleeper_that_another_makes_room_for_is_woken_and_not_given_up(
+    served: Served,
+) -> None:
+    harness = OnOneDevice(make_config(), served.echo._shared)
+    for name in "abc":
+        await harness.load(make_echo(f"echo/{name}"))
+    for name in "abc":  # a slept longest, and is what c made room for
+        await harness.sleep(f"echo/{name}")
+    await harness.wake("echo/a")
+    await harness._ladder._keep_few_asleep()
+    assert {r.id: r.status for r in served.daemon.residents.all()} == {
+        "echo/a": "loaded",
         "echo/b": "sleeping",
         "echo/c": "sleeping",
     }
@@ -187,7 +241,9 @@ async def test_one_that_only_drains_is_no_sleeper_to_make_room() -> None:
         draining = asyncio.create_task(harness.sleep(busy))
         await served.until_status(busy, "sleeping")
         await harness.sleep("echo/a")
+        await harness._ladder._keep_few_asleep()
         await harness.sleep("echo/b")
+        await harness._ladder._keep_few_asleep()
         assert not running.done()
         assert (await running)[0] == 200
         await draining

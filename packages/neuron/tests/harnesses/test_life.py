@@ -10,11 +10,15 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from cortex_core.errors import LoadFailedError
 from cortex_core.http.client import read_all
 from cortex_core.node import ModelStatus
 from neuron.config import SupervisionSettings
+from neuron.harnesses.life import Life
+from neuron.harnesses.run import Run
+from neuron.host.messages import Failed
 from neuron.residents import Failure, Resident
 from neuron.testing import Served, make_config, make_echo, serve
 
@@ -200,3 +204,22 @@ async def test_what_was_lost_is_counted(quick: Served) -> None:
     async with quick.client.open("GET", "/metrics") as reply:
         text = await read_all(reply)
     assert b'neuron_engine_failures_total{model="echo/m"} 1.0' in text
+
+
+async def test_the_logits_of_a_poisoned_engine_are_told_for_prefill_and_decode(
+    served: Served,
+) -> None:
+    life = Life(Run(make_echo("echo/m")), served.echo.plan_launch, served.echo._shared)
+    seen = [{"nan": 7.0, "finite_mean": 0.0}, {"nan": 8.0, "finite_mean": 0.5}]
+    with capture_logs() as lines:
+        life._read_failed(Failed(kind="engine_poisoned", message="no numbers", logits=seen))
+    assert lines == [
+        {
+            "event": "logits unsound",
+            "log_level": "warning",
+            "model": "echo/m",
+            "phase": phase,
+            **step,
+        }
+        for phase, step in zip(("prefill", "decode"), seen, strict=True)
+    ]

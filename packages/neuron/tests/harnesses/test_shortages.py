@@ -40,7 +40,13 @@ def refusal(
     placement = place(there[: wanted.ranks], needs(fixed_mb), wanted)
     weights_mb = (fixed_mb - 1000) * wanted.ranks
     return shortage(
-        SPEC, placement, wanted, there, lambda n: needs(weights_mb // n + 1000), would_go or []
+        SPEC,
+        placement,
+        wanted,
+        there,
+        lambda n: needs(weights_mb // n + 1000),
+        lambda n: 12 % n == 0,
+        would_go or [],
     )
 
 
@@ -69,6 +75,7 @@ def test_a_refusal_has_the_arithmetic_in_words_and_in_facts() -> None:
         ([SMALL], 12_500, {}, "multi_host_unsupported", "GPUs of this machine together have 12000"),
         ([SMALL, SMALL], 12_500, {}, "insufficient_vram", "Set tensor_parallel to 2"),
         ([SMALL] * 3, 30_000, {}, "insufficient_vram", "Set tensor_parallel to 3"),
+        ([SMALL] * 5, 48_000, {}, "tp_infeasible", "heads can be dealt to 1, 2, 3, 4 only"),
         ([SMALL, SMALL], 30_000, {}, "multi_host_unsupported", "together have 24000 MiB"),
         ([SMALL, SMALL], 11_700, {"ranks": 2}, "insufficient_vram", "a smaller quantization"),
         # Too much only since more was asked for than is needed.

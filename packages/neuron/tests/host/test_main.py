@@ -2,6 +2,7 @@
 """The host as a process of its own, spoken to over its pipes."""
 
 import asyncio
+import os
 import signal
 import subprocess
 import sys
@@ -136,6 +137,22 @@ async def test_it_ends_without_a_word_when_nothing_is_wanted(host: Host) -> None
     host.process.stdin.close()
     assert await host.end() == 0
     assert await host.read() is None
+
+
+def test_it_ends_though_nobody_reads_what_is_left_to_say() -> None:
+    script = """
+import os, sys
+from neuron.host.__main__ import end
+reader, writer = os.pipe()
+os.dup2(writer, 2)
+os.close(writer)
+os.close(reader)
+sys.stderr.write("no line's end, so it waits to be written")
+end(0)
+"""
+    environ = {**os.environ, "PYTHONUNBUFFERED": ""}
+    done = subprocess.run([sys.executable, "-c", script], env=environ, check=False, timeout=30)
+    assert done.returncode == 0
 
 
 def test_what_libraries_print_is_no_message() -> None:

@@ -106,6 +106,8 @@ async def test_what_was_pulled_is_listed_and_what_is_removed_is_gone(made: Made)
         "quants": [],
         "progress": None,
         "last_error": None,
+        "capabilities": ["text"],
+        "limits": {"context": None, "output": None},
     }
     assert abs(entry["last_used"] - time.time()) < 60
     again = {"status": "downloaded", "model_id": "hub:org/name", "already": True}

@@ -33,19 +33,21 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
 KINDS = {
     "gateway": Kind(
         stem="cortex",
-        tables=frozenset({"gateway", "neurons", "loading", "eviction", "poll", "models_config"}),
+        tables=frozenset(
+            {"gateway", "neurons", "loading", "eviction", "poll", "fleet", "models_config"}
+        ),
         config=lambda: installed.load("cortex_gateway.config", "Config", "helexa-cortex-gateway"),
         title="gateway configuration",
     ),
     "catalogue": Kind(
         stem="models",
-        tables=frozenset({"models", "aliases"}),
+        tables=frozenset({"models", "aliases", "fallbacks"}),
         config=lambda: Catalogue,
         title="model catalogue",
     ),
     "neuron": Kind(
         stem="neuron",
-        tables=frozenset({"harness", "harnesses", "default_models", "listen", "port"}),
+        tables=frozenset({"harness", "harnesses", "default_models", "listen", "port", "secret"}),
         config=lambda: installed.load("neuron.config", "Config", "helexa-neuron"),
         title="neuron configuration",
     ),

@@ -3,15 +3,17 @@
 
 import asyncio
 import contextlib
+from collections.abc import Awaitable, Callable
+from typing import NoReturn
 
 import click
 import msgspec
-from rich.console import Console, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from cortex_cli.asking import ask, endpoint_option
-from cortex_cli.client import Gateway, open_gateway
+from cortex_cli.asking import UNAUTHORIZED, ask, explain_key, gateway_options
+from cortex_cli.client import Gateway, open_gateway, read_fleet
 from cortex_cli.render import render_fleet
 from cortex_core.errors import CortexError
 from cortex_core.http.client import RefusedError
@@ -20,39 +22,58 @@ WATCH_S = 1.0
 
 
 @click.command("status")
-@endpoint_option
+@gateway_options
 @click.option("--json", "as_json", is_flag=True, help="The gateway's whole answer, for scripts.")
 @click.option("--watch", is_flag=True, help="Go on, until Ctrl-C.")
-def command(endpoint: str, as_json: bool, watch: bool) -> None:
-    """Show the nodes of the fleet, their devices, and which models are where."""
+def command(endpoint: str, key: str | None, as_json: bool, watch: bool) -> None:
+    """Show the nodes of the fleet, their devices, which models are where, and which requests run."""
     if as_json and watch:
         raise click.UsageError("--json and --watch do not go together.")
     with contextlib.suppress(KeyboardInterrupt):  # how one leaves --watch
         if watch:
-            asyncio.run(_watch(endpoint))
+            asyncio.run(_watch(endpoint, key))
         else:
-            _show(endpoint, as_json=as_json)
+            _show(endpoint, key, as_json=as_json)
 
 
-def _show(endpoint: str, *, as_json: bool) -> None:
-    raw = ask(endpoint, lambda gateway: gateway.fleet_raw())
+def _show(endpoint: str, key: str | None, *, as_json: bool) -> None:
+    raw = ask(endpoint, key, lambda gateway: gateway.fleet_raw())
     if as_json:
         click.echo(msgspec.json.format(raw, indent=2))
     else:
-        Console().print(render_fleet(ask(endpoint, lambda gateway: gateway.fleet())))
+        Console().print(render_fleet(read_fleet(raw, endpoint)))
 
 
-async def _watch(endpoint: str) -> None:
-    async with open_gateway(endpoint) as gateway:
-        with Live(await _look(gateway), auto_refresh=False) as live:
+async def _watch(endpoint: str, key: str | None) -> None:
+    console = Console()
+    async with open_gateway(endpoint, key) as gateway:
+        if not console.is_terminal:
+            await _print_on(console, lambda: _look(gateway, endpoint, key))
+        first = await _look(gateway, endpoint, key)
+        # It takes the whole terminal, so that a fleet taller than that does not scroll away.
+        with Live(first, console=console, auto_refresh=False, screen=True) as live:
             while True:
-                live.update(await _look(gateway), refresh=True)
+                live.update(await _look(gateway, endpoint, key), refresh=True)
                 await asyncio.sleep(WATCH_S)
 
 
-async def _look(gateway: Gateway) -> RenderableType:
+async def _print_on(console: Console, look: Callable[[], Awaitable[RenderableType]]) -> NoReturn:
+    """One fleet after the other, for a pipe or a file."""
+    while True:
+        console.print(await look(), "")
+        await asyncio.sleep(WATCH_S)
+
+
+async def _look(gateway: Gateway, endpoint: str, key: str | None) -> RenderableType:
     """The fleet, or why it cannot be seen now: a gateway that restarts comes back."""
     try:
-        return render_fleet(await gateway.fleet())
-    except (CortexError, RefusedError) as error:
-        return Text(error.message, style="red")
+        seen = render_fleet(read_fleet(await gateway.fleet_raw(), endpoint))
+    except RefusedError as refused:
+        wants_key = refused.status == UNAUTHORIZED
+        text = explain_key(endpoint, key) if wants_key else refused.message
+        seen = Text(text, style="red")
+    except CortexError as error:
+        seen = Text(error.message, style="red")
+    return Group(
+        seen, Text(), Text(f"{endpoint}, every {WATCH_S:g} s. Ctrl-C ends this.", style="dim")
+    )

@@ -1,30 +1,20 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Ask an upstream over HTTP, on TCP or a unix socket. The only importer of aiohttp."""
+"""Ask an upstream over HTTP: `pool` asks plain endpoints and unix sockets, `session` all others."""
 
 import asyncio
-import io
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol, TypeVar
 
-import aiohttp
 import msgspec
-import yarl
 
-from cortex_core.errors import (
-    UpstreamConnectionError,
-    UpstreamProtocolError,
-    UpstreamTimeoutError,
-)
-from cortex_core.http.headers import Headers, find
+from cortex_core.errors import UpstreamProtocolError, UpstreamTimeoutError
+from cortex_core.http.address import read_address
+from cortex_core.http.headers import Headers, read_retry_after
+from cortex_core.http.pool import Pool
 
 T = TypeVar("T")
 
-# Shorter than the server keeps idle connections, or a request could meet one that is just being closed.
-KEEP_IDLE_S = 15.0
-CONNECT_S = 5.0
-MAX_WRITE_BYTES = 1024 * 1024
-_NO_AUTO_HEADERS = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
 _ENCODE = msgspec.json.Encoder()
 
 
@@ -36,10 +26,12 @@ class RefusedError(Exception):
         code: its `error.code`; None: its body has none.
         message: its `error.message`, or the start of its body.
         facts: its whole `error` object.
+        retry_after_s: seconds after which it may be asked again; None: it does not say so.
     """
 
-    def __init__(self, status: int, body: bytes) -> None:
+    def __init__(self, status: int, body: bytes, headers: Headers | None = None) -> None:
         self.status = status
+        self.retry_after_s = read_retry_after(headers or [])
         self.facts = _error_of(body)
         code = self.facts.get("code")
         self.code = code if isinstance(code, str) else None
@@ -77,6 +69,35 @@ async def _parts(reply: Reply) -> AsyncIterator[bytes]:
         yield part
 
 
+class Connections(Protocol):
+    """The connections to one endpoint, and requests on them. What `Client` stands on."""
+
+    def open(
+        self,
+        method: str,
+        path: str,
+        headers: Headers,
+        body: bytes | None,
+        idle_s: float,
+        head_s: float | None = None,
+    ) -> AbstractAsyncContextManager[Reply]:
+        """As `Client.open`."""
+
+    async def close(self) -> None:
+        """Close all connections; requests in flight fail."""
+
+
+def build_connections(endpoint: str, headers: Headers) -> Connections:
+    """Those that know how to speak to an endpoint. `headers` are sent with every request."""
+    address = read_address(endpoint)
+    if address is None:
+        # aiohttp takes a third of a daemon's start, which most daemons have no need of.
+        from cortex_core.http.session import Session
+
+        return Session(endpoint, headers)
+    return Pool(endpoint, address, headers)
+
+
 class Client:
     """Requests to one endpoint, over a pool of connections that has no limit: admission is not its job.
 
@@ -91,11 +112,9 @@ class Client:
     ) -> None:
         self.endpoint = endpoint.rstrip("/")
         self._idle_timeout_s = idle_timeout_s
-        self._headers = headers or []
-        self._session: aiohttp.ClientSession | None = None
+        self._connections = build_connections(self.endpoint, headers or [])
 
-    @asynccontextmanager
-    async def open(
+    def open(
         self,
         method: str,
         path: str,
@@ -103,28 +122,19 @@ class Client:
         headers: Headers | None = None,
         body: bytes | None = None,
         idle_timeout_s: float | None = None,
-    ) -> AsyncIterator[Reply]:
+        head_timeout_s: float | None = None,
+    ) -> AbstractAsyncContextManager[Reply]:
         """Send a request; the context holds its answer. Leaving early closes the connection.
+
+        What frames a request (`host`, `content-length`, `connection` and their like) is not among `headers`.
+        A GET that meets a connection just being closed is sent once more; a POST never is.
+        `head_timeout_s` is the longest silence before the answer begins; None: as any other.
 
         Raises:
             UpstreamConnectionError, UpstreamTimeoutError, UpstreamProtocolError: the upstream's fault.
         """
         idle_s = idle_timeout_s or self._idle_timeout_s
-        with self._mapped(idle_s):
-            response = await self._ensure_session().request(
-                method,
-                self._url(path),
-                data=_payload(body),
-                headers=[
-                    (n.decode(), v.decode("latin-1")) for n, v in [*self._headers, *(headers or [])]
-                ],
-                timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=idle_s),
-                allow_redirects=False,
-            )
-        try:
-            yield _AiohttpReply(response, self, idle_s)
-        finally:
-            response.close()
+        return self._connections.open(method, path, headers or [], body, idle_s, head_timeout_s)
 
     async def ask(
         self,
@@ -154,77 +164,15 @@ class Client:
         except TimeoutError:
             raise UpstreamTimeoutError(upstream=self.endpoint, idle_s=timeout_s) from None
         if reply.status >= 300:
-            raise RefusedError(reply.status, raw)
+            raise RefusedError(reply.status, raw, reply.headers)
         try:
             return msgspec.json.decode(raw, type=answer)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise UpstreamProtocolError(upstream=self.endpoint, reason=str(error)) from None
 
     async def close(self) -> None:
-        """Close all connections."""
-        if self._session:
-            await self._session.close()
-
-    def _ensure_session(self) -> aiohttp.ClientSession:
-        # Made on first use: aiohttp wants a running loop.
-        if self._session is None:
-            self._session = aiohttp.ClientSession(
-                connector=self._build_connector(),
-                cookie_jar=aiohttp.DummyCookieJar(),
-                auto_decompress=False,
-                skip_auto_headers=_NO_AUTO_HEADERS,
-            )
-        return self._session
-
-    def _build_connector(self) -> aiohttp.BaseConnector:
-        if self.endpoint.startswith("unix:"):
-            return aiohttp.UnixConnector(
-                self.endpoint.removeprefix("unix:"), limit=0, keepalive_timeout=KEEP_IDLE_S
-            )
-        return aiohttp.TCPConnector(limit=0, limit_per_host=0, keepalive_timeout=KEEP_IDLE_S)
-
-    def _url(self, path: str) -> yarl.URL:
-        base = "http://engine" if self.endpoint.startswith("unix:") else self.endpoint
-        return yarl.URL(base + path, encoded=True)
-
-    @contextmanager
-    def _mapped(self, idle_s: float) -> Iterator[None]:
-        """Give aiohttp's exceptions as ours. A test walks its exceptions and holds each to one of these."""
-        try:
-            yield
-        except aiohttp.ConnectionTimeoutError:  # nothing was sent: another replica may be asked
-            reason = f"no connection within {CONNECT_S:.0f} s"
-            raise UpstreamConnectionError(upstream=self.endpoint, reason=reason) from None
-        except (aiohttp.ServerTimeoutError, TimeoutError):
-            raise UpstreamTimeoutError(upstream=self.endpoint, idle_s=idle_s) from None
-        except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, OSError) as error:
-            reason = str(error) or type(error).__name__
-            raise UpstreamConnectionError(upstream=self.endpoint, reason=reason) from None
-        except (aiohttp.ClientError, ValueError) as error:
-            raise UpstreamProtocolError(upstream=self.endpoint, reason=str(error)) from None
-
-
-class _AiohttpReply:
-    def __init__(self, response: aiohttp.ClientResponse, client: Client, idle_s: float) -> None:
-        self.status = response.status
-        self.headers: Headers = list(response.raw_headers)
-        self._response = response
-        self._client = client
-        self._idle_s = idle_s
-
-    @property
-    def is_event_stream(self) -> bool:
-        declared = find(self.headers, b"content-type") or b""
-        return declared.lower().startswith(b"text/event-stream")
-
-    async def read(self) -> bytes:
-        with self._client._mapped(self._idle_s):  # noqa: SLF001 - one file, one seam
-            return await self._response.content.readany()
-
-
-def _payload(body: bytes | None) -> bytes | io.BytesIO | None:
-    # aiohttp writes bytes in one piece, and warns that a large one holds up the loop; a file it writes in parts.
-    return io.BytesIO(body) if body and len(body) > MAX_WRITE_BYTES else body
+        """Close all connections; requests in flight fail with UpstreamConnectionError."""
+        await self._connections.close()
 
 
 def _error_of(body: bytes) -> dict[str, Any]:

@@ -44,3 +44,14 @@ def to_client(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
 def find(headers: Iterable[tuple[bytes, bytes]], wanted: bytes) -> bytes | None:
     """The first value of a header, whatever the case of its name; None: not there."""
     return next((value for name, value in headers if name.lower() == wanted), None)
+
+
+def read_retry_after(headers: Iterable[tuple[bytes, bytes]]) -> float | None:
+    """Seconds after which they allow to ask again; None: they do not, or name a date, which no daemon of ours does."""
+    value = find(headers, b"retry-after") or b""
+    return float(value) if value.isdigit() else None
+
+
+def is_event_stream(headers: Iterable[tuple[bytes, bytes]]) -> bool:
+    """Whether they say that the body is Server-Sent Events."""
+    return (find(headers, b"content-type") or b"").lower().startswith(b"text/event-stream")

@@ -26,7 +26,7 @@ MAX_HEAD_BYTES = 64 * 1024
 MAX_HEADERS = 256
 # Requests that may have come before the answer to the first of them is complete.
 MAX_PIPELINED = 16
-# Longer than our client keeps an idle connection (`client.KEEP_IDLE_S`).
+# Longer than our client keeps an idle connection (`pool.KEEP_IDLE_S`).
 KEEP_ALIVE_S = 75.0
 # The longest that a request's head may take to come.
 HEAD_S = 30.0

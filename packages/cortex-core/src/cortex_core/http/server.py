@@ -172,8 +172,8 @@ class _Served:
                 connection.data_received(came)
             await connection.ended
         except asyncio.CancelledError:
+            # It ends here: asyncio's streams take a handler that was cancelled for one that has failed, and say so.
             await connection.stop()
-            raise
         finally:
             self._config.connections.discard(connection)
         if connection.handed_over is not None:

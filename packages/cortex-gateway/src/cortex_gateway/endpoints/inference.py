@@ -3,29 +3,35 @@
 
 import asyncio
 import time
-from collections.abc import Mapping
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from enum import Enum
 
 from cortex_core import openai
 from cortex_core.errors import (
     ClientError,
     CortexError,
+    FleetError,
     InvalidRequestBodyError,
     MissingModelFieldError,
+    NoHealthyNodeError,
     ShuttingDownError,
     UpstreamConnectionError,
     UpstreamProtocolError,
 )
-from cortex_core.http.client import Client, Reply, read_all
+from cortex_core.http.client import Client, RefusedError, Reply, read_all
 from cortex_core.http.exchange import Exchange
-from cortex_core.http.relay import relay
+from cortex_core.http.relay import relay, retell
 from cortex_gateway.config import Config
 from cortex_gateway.dialects.dialect import Dialect
 from cortex_gateway.dialects.verbatim import NO_ROUTE, lacks_route
 from cortex_gateway.dispatcher import Dispatcher
+from cortex_gateway.endpoints import counting
 from cortex_gateway.fleet import Fleet
+from cortex_gateway.journal import Journal
 from cortex_gateway.metrics import Done, Metrics
 from cortex_gateway.routing.plan import Serve
+from cortex_gateway.telling import telling
 from cortex_gateway.turn import Turn
 from cortex_gateway.usage import Meter
 
@@ -34,7 +40,18 @@ MAX_NAME = 512
 # A whole answer is one silence, from its first token to its last: what bounds a pause in a stream would cut it off.
 WHOLE_IDLE_FACTOR = 12
 # The node has no place for the request now; another may.
-_REFUSING = (429, 503)
+_REFUSING = (429, 503, 401)
+# It lost the request, as when its engine died under it.
+_LOSING = (502,)
+_PASSED_ON = (*_REFUSING, *_LOSING)
+# No fault of the client's: its credentials never go there, ours do.
+REFUSES_US = 401
+
+
+class _Anew(Enum):
+    """Find the request a place anew: another model serves it."""
+
+    ANEW = "anew"
 
 
 class Inference:
@@ -47,6 +64,7 @@ class Inference:
         metrics: told of each request once, at its end.
         config: idle timeout and default model.
         dialects: by path.
+        journal: keeps what becomes of each request.
     """
 
     def __init__(
@@ -57,7 +75,9 @@ class Inference:
         metrics: Metrics,
         config: Config,
         dialects: Mapping[str, Dialect],
+        journal: Journal,
     ) -> None:
+        self._journal = journal
         self._dialects = dialects
         self._fleet = fleet
         self._dispatcher = dispatcher
@@ -70,15 +90,21 @@ class Inference:
     async def infer(self, exchange: Exchange, body: bytes) -> None:
         """Answer one request. Raises CortexError where the answer has not begun."""
         turn = self._read(exchange, body)
-        try:
-            await self._place_and_answer(turn)
-        except CortexError as error:
-            if not turn.is_open:
-                raise
-            await self._end_open(turn, error)
+        with telling(self._journal, turn):
+            try:
+                await self._place_and_answer(turn)
+            except CortexError as error:
+                if not turn.is_open:
+                    raise
+                await self._end_open(turn, error)
 
     async def _place_and_answer(self, turn: Turn) -> None:
-        served = await self._dispatcher.place(turn)
+        try:
+            served = await self._dispatcher.place(turn)
+        except CortexError:
+            if turn.dialect.may_load or not await self._count(turn):
+                raise
+            return
         try:
             async with asyncio.timeout(None) as turn.limit:
                 await self._answer(turn, served)
@@ -86,6 +112,29 @@ class Inference:
             if not turn.was_cut:
                 raise
             await _end_cut(turn)
+
+    async def _count(self, turn: Turn) -> bool:
+        """Have a node count by the files of a model that is not up; False: none can now."""
+        found = self._dispatcher.find_counters(turn)
+        if found is None:
+            return False
+        overhead_s = turn.overhead_s
+        for served in found.places:
+            body = turn.dialect.write(turn.body, turn.asked, served.model_id)
+            counted = await counting.ask(
+                self._clients[served.node], found.spec, turn.request_headers(), body
+            )
+            if counted is None:
+                continue
+            self._dispatcher.note_served(turn, served)
+            meter = turn.dialect.meter(served.node, time.monotonic)
+            passing = turn.dialect.translate(meter, turn.exchange.request_id, turn.asked)
+            status, out = passing.whole(counted.status, counted.body)
+            extra = turn.answer_headers(served, overhead_s, counted.headers)
+            await turn.exchange.answer(status, out, [*counted.headers, *extra])
+            self._note_done(turn, served, meter, has_ended=True)
+            return True
+        return False
 
     async def _end_open(self, turn: Turn, error: CortexError) -> None:
         """Tell an error in a stream whose headers have gone out, and nothing else."""
@@ -100,6 +149,12 @@ class Inference:
         """End every answer that is still running, in an error that its client can read."""
         for turn in self._running:
             turn.cut()
+
+    def lose(self, node: str) -> None:
+        """A node is down: who has heard nothing from it yet is asked for elsewhere. Answers that come go on."""
+        for turn in self._running:
+            if turn.unheard is not None and turn.exchange.notes["node"] == node:
+                turn.unheard.reschedule(0.0)
 
     def note_end(self, exchange: Exchange, error: CortexError | None) -> None:
         """Told by the front of each request: one that was refused before it had a node is a rejection."""
@@ -126,17 +181,19 @@ class Inference:
     async def _answer(self, turn: Turn, served: Serve) -> None:
         self._running.add(turn)
         try:
-            place: Serve | None = served
-            while place is not None:  # once more elsewhere, and once more in other words
+            place: Serve | _Anew | None = served
+            while place is not None:  # once more elsewhere, in other words, or by another model
+                if isinstance(place, _Anew):
+                    place = await self._dispatcher.place(turn)
                 place = await self._serve(turn, place)
         finally:
             self._running.discard(turn)
 
-    async def _serve(self, turn: Turn, served: Serve) -> Serve | None:
+    async def _serve(self, turn: Turn, served: Serve) -> Serve | _Anew | None:
         """Ask one node, and count that. Returns where to ask now; None: the client has its answer."""
         self._dispatcher.note_served(turn, served)
         meter = turn.dialect.meter(served.node, time.monotonic)
-        other: Serve | None = None
+        other: Serve | _Anew | None = None
         has_ended = False  # else the client left, or it was cut
         try:
             with self._fleet.serving(served.node, served.model_id, time.monotonic):
@@ -153,14 +210,21 @@ class Inference:
                 self._note_done(turn, served, meter, has_ended=has_ended)
         return other
 
-    async def _ask(self, turn: Turn, served: Serve, meter: Meter) -> Serve | None:
+    async def _ask(self, turn: Turn, served: Serve, meter: Meter) -> Serve | _Anew | None:
         overhead_s = turn.overhead_s
         try:
-            async with self._open(turn, served) as reply:
-                if reply.status in _REFUSING:
-                    reason = f"it answered {reply.status}"
-                    if other := self._dispatcher.elsewhere(turn, served, reason):
+            async with self._opened(turn, served) as reply:
+                if reply.status in _PASSED_ON:
+                    reason, lost = f"it answered {reply.status}", reply.status in _LOSING
+                    if other := self._dispatcher.elsewhere(turn, served, reason, lost=lost):
                         return other
+                    body = await read_all(reply)
+                    if self._dispatcher.fall_back(turn, retell(RefusedError(reply.status, body))):
+                        return _Anew.ANEW
+                    reply = _Whole(reply, body)
+                if reply.status == REFUSES_US:
+                    reason = f"{served.node}: it refuses our secret"
+                    raise NoHealthyNodeError(model=served.model, reason=reason)
                 if reply.status in NO_ROUTE and (dialect := turn.dialect.without_route):
                     body = await read_all(reply)
                     if lacks_route(reply.status, body):
@@ -169,22 +233,45 @@ class Inference:
                     reply = _Whole(reply, body)
                 self._metrics.note_overhead(overhead_s)
                 turn.passing = turn.dialect.translate(meter, turn.exchange.request_id, turn.asked)
-                extra = turn.answer_headers(served, overhead_s)
+                extra = turn.answer_headers(served, overhead_s, reply.headers)
                 await relay(turn.exchange, reply, turn.passing, extra)
                 turn.is_open = False
-        except (UpstreamConnectionError, UpstreamProtocolError) as error:
-            if other := self._dispatcher.elsewhere(turn, served, error.message):
+        except (FleetError, NoHealthyNodeError) as error:
+            lost = isinstance(error, UpstreamConnectionError | UpstreamProtocolError)
+            if lost and (
+                other := self._dispatcher.elsewhere(turn, served, error.message, lost=True)
+            ):
                 return other
+            if self._dispatcher.fall_back(turn, error):
+                return _Anew.ANEW
             raise
         return None
 
+    @asynccontextmanager
+    async def _opened(self, turn: Turn, served: Serve) -> AsyncIterator[Reply]:
+        """Its answer, once that has begun. Raises UpstreamConnectionError: the node was lost before; or as `Client.open`."""
+        async with AsyncExitStack() as stack:
+            try:
+                async with asyncio.timeout(None) as turn.unheard:
+                    reply = await stack.enter_async_context(self._open(turn, served))
+            except TimeoutError:
+                reason = "the node went down before it answered"
+                raise UpstreamConnectionError(upstream=served.node, reason=reason) from None
+            finally:
+                turn.unheard = None
+            yield reply
+
     def _open(self, turn: Turn, served: Serve) -> AbstractAsyncContextManager[Reply]:
+        idle_s = self._idle_timeout_s * (1 if turn.asked.stream else WHOLE_IDLE_FACTOR)
+        told = self._fleet.node(served.node).activity(served.model_id)
         return self._clients[served.node].open(
             "POST",
             turn.dialect.upstream_path,
             headers=turn.request_headers(),
-            body=turn.dialect.write(turn.body, turn.asked, served.model_id),
-            idle_timeout_s=self._idle_timeout_s * (1 if turn.asked.stream else WHOLE_IDLE_FACTOR),
+            body=turn.dialect.write(turn.body, turn.asked, served.asked_id),
+            idle_timeout_s=idle_s,
+            # its silence begins when it has let the request in
+            head_timeout_s=idle_s + (told.max_wait_s or 0.0),
         )
 
     def _note_done(self, turn: Turn, served: Serve, meter: Meter, *, has_ended: bool) -> None:

@@ -30,6 +30,10 @@ class Models:
         self._catalogue = catalogue
         self._created = created
 
+    def declare(self, catalogue: Catalogue) -> None:
+        """This is declared from now on."""
+        self._catalogue = catalogue
+
     def routes(self) -> list[BaseRoute]:
         """Ids hold slashes, so the rest of the path is the id."""
         return [
@@ -62,9 +66,9 @@ class Models:
             if _speaks_anthropic(request):
                 return answer_body(anthropic_models.write_model(entry))
             return answer_json(entry)
-        unseen = [node.name for node in view.nodes if not node.was_seen]
+        unseen = [f"{node.name}: {node.matter}" for node in view.nodes if not node.was_seen]
         if unseen:
-            raise NoHealthyNodeError(model=name, reason=f"{', '.join(unseen)}: never answered")
+            raise NoHealthyNodeError(model=name, reason="; ".join(unseen))
         raise ModelNotFoundError(model=name)
 
     def _find_meant(self, entries: list[ModelEntry], name: str) -> ModelEntry | None:

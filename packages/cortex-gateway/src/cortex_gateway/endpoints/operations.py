@@ -10,9 +10,10 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from cortex_core import build, openai
-from cortex_core.errors import RouteNotFoundError
+from cortex_core.errors import RequestNotFoundError, RouteNotFoundError
 from cortex_gateway.endpoints.answer import answer_json
 from cortex_gateway.fleet import Fleet
+from cortex_gateway.journal import KEPT_REQUESTS, Journal
 from cortex_gateway.metrics import CONTENT_TYPE, Metrics
 from cortex_gateway.operator import ModelOrder, NodeOrder, Operator, PlanOrder
 from cortex_gateway.status import CatalogueStatus, tell_fleet, tell_health
@@ -22,6 +23,8 @@ T = TypeVar("T")
 _MODEL = msgspec.json.Decoder(ModelOrder)
 _NODE = msgspec.json.Decoder(NodeOrder)
 _PLAN = msgspec.json.Decoder(PlanOrder)
+# Of the requests that run, the oldest: those that an operator looks for.
+TOLD_REQUESTS = 200
 
 
 class Operations:
@@ -32,15 +35,32 @@ class Operations:
         catalogue: what was read of models.toml.
         metrics: what was counted.
         operator: carries out what operators want.
+        journal: what became of requests.
     """
 
     def __init__(
-        self, fleet: Fleet, catalogue: CatalogueStatus, metrics: Metrics, operator: Operator
+        self,
+        fleet: Fleet,
+        catalogue: CatalogueStatus,
+        metrics: Metrics,
+        operator: Operator,
+        journal: Journal,
     ) -> None:
         self._operator = operator
+        self._journal = journal
         self._fleet = fleet
         self._catalogue = catalogue
+        self._config_error: str | None = None
         self._metrics = metrics
+
+    def adopt(self, catalogue: CatalogueStatus) -> None:
+        """This was read of models.toml, and nothing is wrong with the configuration."""
+        self._catalogue = catalogue
+        self._config_error = None
+
+    def note_config_error(self, reason: str) -> None:
+        """The configuration was read again, and is wrong: what was there before stays in force."""
+        self._config_error = reason
 
     def routes(self) -> list[BaseRoute]:
         """For the API's port."""
@@ -49,6 +69,7 @@ class Operations:
             Route("/health", self.health, methods=["GET"]),
             Route("/version", self.version, methods=["GET"]),
             Route("/fleet", self.fleet, methods=["GET"]),
+            Route("/fleet/requests/{request_id:path}", self.request, methods=["GET"]),
             Route("/fleet/plan", self.plan, methods=["POST"]),
             Route("/fleet/models/{verb}", self.models, methods=["POST"]),
             Route("/fleet/nodes/{verb}", self.nodes, methods=["POST"]),
@@ -68,8 +89,20 @@ class Operations:
 
     async def fleet(self, request: Request) -> Response:
         """Nodes, devices, models, requests in flight, the last decisions."""
-        view = self._fleet.view()
-        return answer_json(tell_fleet(view, self._fleet.decisions, time.monotonic()))
+        view, now_s = self._fleet.view(), time.monotonic()
+        told = tell_fleet(view, self._fleet.decisions, now_s)
+        running = [record.tell_running(now_s) for record in self._journal.running[:TOLD_REQUESTS]]
+        return answer_json(
+            msgspec.structs.replace(told, config_error=self._config_error, requests=running)
+        )
+
+    async def request(self, request: Request) -> Response:
+        """What became of one request, and why. Raises RequestNotFoundError."""
+        request_id = request.path_params["request_id"]
+        record = self._journal.find(request_id)
+        if record is None:
+            raise RequestNotFoundError(request_id=request_id, kept=KEPT_REQUESTS)
+        return answer_json(record.tell(time.monotonic()))
 
     async def plan(self, request: Request) -> Response:
         """What the next request for a model would lead to, and on each node."""

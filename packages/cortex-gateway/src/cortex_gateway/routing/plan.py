@@ -9,11 +9,11 @@ from cortex_core.catalogue import Catalogue, Model
 from cortex_core.control import ModelSpec
 from cortex_core.node import ModelStatus
 from cortex_gateway.config import EvictionSettings
-from cortex_gateway.declared import find_entry, names_of
+from cortex_gateway.declared import find_entry, find_parent, may_have, names_of
 from cortex_gateway.eviction import Displace, Room
-from cortex_gateway.fleet import Claims, FleetView, Place, Resident
 from cortex_gateway.placement import Options, Survey, failed_there, find_options, survey
 from cortex_gateway.routing.policy import Policy, Replica
+from cortex_gateway.view import Claims, FleetView, Place, Resident
 
 NOBODY: frozenset[str] = frozenset()
 # Soon over: a load goes on, and room that is being made is made.
@@ -29,12 +29,19 @@ class Serve(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         model: what answers, metrics and logs call it: the catalogue's id where it has one.
         model_id: the id that it is resident under there.
+        adapter: the LoRA adapter of it that is meant; None: none is.
     """
 
     node: str
     model: str
     model_id: str
     reason: str
+    adapter: str | None = None
+
+    @property
+    def asked_id(self) -> str:
+        """What the neuron is asked for."""
+        return self.adapter or self.model_id
 
 
 class Wait(msgspec.Struct, frozen=True, kw_only=True):
@@ -147,13 +154,16 @@ def plan(
     """
     model_id = find_id(view, catalogue, name)
     entry = find_entry(catalogue, model_id)
+    adapter = _find_adapter(view, catalogue, name, model_id)
     there = view.residents(*names_of(entry, model_id))
+    if adapter is not None:
+        there = [resident for resident in there if may_have(resident.state, adapter)]
     if entry is None and there:  # a bare name stands for its only bearer
         model_id = there[0].state.id
     names = names_of(entry, model_id)
     ready = [view.replica(r) for r in there if view.serves(r) and r.node.name not in avoid]
     if free := [replica for replica in ready if not replica.is_full]:  # 1
-        return _serve(choose(free), entry, "ready")
+        return _serve(choose(free), entry, adapter, "ready")
     if may_hold and (waiting := _wait(view, there, names, entry)):  # 2
         return waiting
     if not ready and (back := _with_status(there, ModelStatus.RECOVERING)):  # 3
@@ -168,7 +178,7 @@ def plan(
         if not ready and (queue := _queue(names[0], options)):  # 6
             return queue
     if ready:  # 7
-        return _serve(choose(ready), entry, "every replica is full")
+        return _serve(choose(ready), entry, adapter, "every replica is full")
     if entry is None and not options.blocked:  # 8
         return _refuse_undeclared(view, model_id, there)
     return _refuse_roomless(view, entry, names[0], options)  # 9, 10, 11
@@ -179,19 +189,31 @@ def find_id(view: FleetView, catalogue: Catalogue, name: str) -> str:
 
     1. An alias: its model.
     2. What the catalogue declares, or a node has or had: itself.
-    3. A pattern of the aliases fits it: that one's model. The default model is the shortest pattern.
-    4. Itself, which nobody knows.
+    3. A LoRA adapter: the model that it belongs to. An alias may name one too.
+    4. A pattern of the aliases fits it: that one's model. The default model is the shortest pattern.
+    5. Itself, which nobody knows.
     """
-    if (model_id := catalogue.resolve(name)) != name:  # 1
+    model_id = catalogue.resolve(name)  # 1
+    if find_entry(catalogue, model_id) or view.knows(model_id):  # 2
         return model_id
-    if find_entry(catalogue, name) or view.knows(name):  # 2
-        return name
-    return catalogue.match(name) or name  # 3, 4
+    if parent := find_parent(view, catalogue, model_id):  # 3
+        return parent
+    if model_id != name:  # 1
+        return model_id
+    return catalogue.match(name) or name  # 4, 5
 
 
-def _serve(replica: Replica, entry: Model | None, reason: str) -> Serve:
+def _find_adapter(view: FleetView, catalogue: Catalogue, name: str, model_id: str) -> str | None:
+    """The LoRA adapter that `name` means, where it means `model_id`; None: it means the model itself."""
+    name = catalogue.resolve(name)
+    return name if name != model_id and find_parent(view, catalogue, name) == model_id else None
+
+
+def _serve(replica: Replica, entry: Model | None, adapter: str | None, reason: str) -> Serve:
     model = entry.id if entry else replica.model_id
-    return Serve(node=replica.node, model=model, model_id=replica.model_id, reason=reason)
+    return Serve(
+        node=replica.node, model=model, model_id=replica.model_id, reason=reason, adapter=adapter
+    )
 
 
 def _wait(
@@ -268,8 +290,8 @@ def _refuse_undeclared(view: FleetView, model: str, there: list[Resident]) -> Re
         return Refuse(
             code="no_healthy_node", model=model, reason=f"{', '.join(lost)}: does not answer"
         )
-    if unseen := [node.name for node in view.nodes if not node.was_seen]:
-        reason = f"{', '.join(unseen)}: never answered"
+    if unseen := {node.name: node.matter for node in view.nodes if not node.was_seen}:
+        reason = _told(unseen)
         return Refuse(code="no_healthy_node", model=model, reason=reason)
     return Refuse(code="model_not_found", model=model, reason="nobody declares or has it")
 

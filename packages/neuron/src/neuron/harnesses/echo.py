@@ -37,6 +37,9 @@ class EchoHarness(Hosted):
         up = resident is not None and resident.status in (ModelStatus.LOADED, *RISING)
         return PlanAnswer(model_id=spec.model_id, fits=True, already=up)
 
+    async def plan_count(self, spec: ModelSpec) -> Launch:
+        return await self.plan_launch(spec)
+
     async def plan_launch(self, spec: ModelSpec) -> Launch:
         _check_options(spec)
         return Launch(

@@ -4,11 +4,13 @@
 import os
 from collections.abc import Mapping
 
-from neuron import notify
+from cortex_core import notify
+
+# The sockets to the service manager, and what lets one give orders, are the daemon's alone.
+OWN = (*notify.VARIABLES, "NEURON_SECRET")
 
 
 def environ(changes: Mapping[str, str | None]) -> dict[str, str]:
     """The daemon's own, with changes; None removes a variable."""
-    # The sockets to the service manager are the daemon's alone.
-    found = {**os.environ, **dict.fromkeys(notify.VARIABLES), **changes}
+    found = {**os.environ, **dict.fromkeys(OWN), **changes}
     return {name: value for name, value in found.items() if value is not None}

@@ -11,6 +11,7 @@ import msgspec
 
 from cortex_core.control import ModelSpec
 from neuron.harnesses.figures import FLOAT_BYTES, UNTOLD, CacheKind, Figures
+from neuron.host.engines.vllm_options import lora_places, lora_room
 
 MIB = 1024 * 1024
 
@@ -40,6 +41,9 @@ UNTOLD_CACHE_MB = 4096
 UNTOLD_LEAST_MB = 512
 NO_CACHE_MB = 64
 
+# Of adapters whose files are not here.
+USUAL_LORA_RANK = 16
+
 # Tokens of a cache's block. On CUDA it depends on the kind of attention, and 16 is the least.
 BLOCK_TOKENS = {"cpu": 128, "cuda": 16}
 # A context that we choose is whole blocks of the largest common size.
@@ -63,6 +67,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
         cache_dtype: kind of number in the cache; None: as computed with.
         block_tokens: of a block of the cache.
         batch_tokens, batch_sequences: of one step.
+        lora_places, lora_rank: how many LoRA adapters the engine has room for, each of this rank; 0: none.
     """
 
     platform: str
@@ -75,13 +80,15 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     block_tokens: int = BLOCK_TOKENS["cpu"]
     batch_tokens: int = BATCH_TOKENS
     batch_sequences: int = BATCH_SEQUENCES
+    lora_places: int = 0
+    lora_rank: int = 0
 
 
 class Estimate(msgspec.Struct, frozen=True, kw_only=True):
     """What one rank needs.
 
     Attributes:
-        fixed_mb: MiB of weights, workspace and process: all but the KV cache.
+        fixed_mb: MiB of weights, room for adapters, workspace and process: all but the KV cache.
         weights_mb: of that, the weights.
         kv_bytes_per_token: that a token takes of the cache, at most; None: not known.
         is_exact: whether it takes just that, so that what fits can be told before the engine is asked.
@@ -114,10 +121,19 @@ class Cache(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_asked(
-    spec: ModelSpec, *, platform: str, kv_cache_mb: int | None, longest: int | None
+    spec: ModelSpec,
+    *,
+    platform: str,
+    kv_cache_mb: int | None,
+    longest: int | None,
+    lora_rank: int = 0,
 ) -> Asked:
-    """What a spec asks for; the cache and the longest context are neuron.toml's, for specs that do not say."""
+    """What a spec asks for; the cache and the longest context are neuron.toml's, for specs that do not say.
+
+    `lora_rank` is the highest of its adapters; 0: it has none, or their files are not here.
+    """
     given = spec.engine_args or {}
+    adapters = len(spec.lora or {})
     dtype = None if spec.dtype in (None, "auto") else spec.dtype
     return Asked(
         platform=platform,
@@ -130,6 +146,8 @@ def read_asked(
         block_tokens=_count(given.get("block_size"), BLOCK_TOKENS[platform]),
         batch_tokens=_count(given.get("max_num_batched_tokens"), BATCH_TOKENS),
         batch_sequences=_count(given.get("max_num_seqs"), BATCH_SEQUENCES),
+        lora_places=lora_places(adapters, platform) if adapters else 0,
+        lora_rank=lora_room(lora_rank or USUAL_LORA_RANK) if adapters else 0,
     )
 
 
@@ -144,10 +162,11 @@ def _count(value: Any, default: int) -> int:
 def estimate(figures: Figures, asked: Asked) -> Estimate:
     """What a rank needs, as its files tell. On the CPU, whose budget is of weights and cache alone, only these."""
     weights_mb = to_mb(_loaded_bytes(figures, asked) / asked.ranks * WEIGHTS_FACTOR)
+    adapters_mb = to_mb(_adapter_bytes(figures, asked) * asked.lora_places)
     process_mb = 0 if asked.platform == "cpu" else CUDA_PROCESS_MB + _workspace_mb(figures, asked)
     cache_bytes = _cache_bytes(asked)
     return Estimate(
-        fixed_mb=weights_mb + process_mb,
+        fixed_mb=weights_mb + adapters_mb + process_mb,
         weights_mb=weights_mb,
         kv_bytes_per_token=_kv_bytes_per_token(figures, asked.ranks, cache_bytes or 2),
         is_exact=figures.cache is CacheKind.FULL and cache_bytes is not None,
@@ -168,6 +187,20 @@ def _loaded_bytes(figures: Figures, asked: Asked) -> float:
         if kind != UNTOLD
     )
     return untold + told
+
+
+def _adapter_bytes(figures: Figures, asked: Asked) -> int:
+    """Of the room for one LoRA adapter: a matrix on either side of each of the model's own, taken or not.
+
+    Each rank has most of it: only the outer matrices of some are dealt to ranks.
+    """
+    width, queries = figures.hidden_size, figures.heads * figures.head_dim
+    keys = figures.kv_heads * figures.head_dim
+    attention = 2 * (width + queries) + 2 * (width + keys)
+    experts = 3 * figures.experts * (width + figures.expert_width)
+    ends = 2 * (width + figures.vocab_size)
+    sides = figures.layers * (attention + experts) + ends
+    return sides * asked.lora_rank * _number_bytes(asked.dtype)
 
 
 def _number_bytes(dtype: str | None) -> int:

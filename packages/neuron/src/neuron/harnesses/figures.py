@@ -39,6 +39,7 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
         architecture: the first that config.json names.
         dtype: the kind of number that it was made with.
         kv_heads, head_dim: of one layer; for a latent cache 1 and the latent's width.
+        experts, expert_width: of the feed-forward part of one layer; a dense one is one expert.
         context: tokens that it was made for.
         names_nothing: its config.json says neither an architecture nor a kind of model.
         cache: how its KV cache grows; what is not known counts as mixed.
@@ -53,6 +54,8 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     head_dim: int = 0
     hidden_size: int = 0
     vocab_size: int = 0
+    experts: int = 1
+    expert_width: int = 0
     context: int | None = None
     cache: CacheKind = CacheKind.MIXED
     names_nothing: bool = False
@@ -87,6 +90,9 @@ def read_figures(
         head_dim=head_dim,
         hidden_size=hidden_size,
         vocab_size=_number(text, "vocab_size"),
+        experts=_number(text, "num_experts", "num_local_experts", "n_routed_experts") or 1,
+        expert_width=_number(text, "moe_intermediate_size", "intermediate_size", "n_inner")
+        or 4 * hidden_size,
         context=_context(text, tokenizer),
         cache=cache,
         names_nothing=bool(config) and architecture is None and not config.get("model_type"),

@@ -2,6 +2,7 @@
 """Whether a vLLM engine fits on this machine, and where: by what was measured here before, else by its files."""
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -11,10 +12,17 @@ from cortex_core.control import DevicePlan, ModelSpec, PlanAnswer
 from cortex_core.errors import LoadFailedError, LoadRefusedError
 from cortex_core.node import ModelStatus
 from neuron.config import VllmSettings
-from neuron.harnesses.estimating import Asked, Estimate, estimate, read_asked
+from neuron.harnesses.estimating import (
+    Asked,
+    Estimate,
+    estimate,
+    least_cache_mb,
+    read_asked,
+)
 from neuron.harnesses.figures import Figures
 from neuron.harnesses.making_room import weigh, who_would_go
 from neuron.harnesses.placing import Placement, Share, check_ranks, deals
+from neuron.harnesses.ranks import Ranks, choose_ranks
 from neuron.harnesses.run import Shared
 from neuron.harnesses.shortages import check_cache, shortage
 from neuron.residents import Resident
@@ -24,11 +32,15 @@ log = logs.get(__name__)
 
 
 class Wanted(NamedTuple):
-    """A spec, and what is known of the model's size: its figures, else what somebody says, else what was measured."""
+    """A spec, and what is known of the model's size: its figures, else what somebody says, else what was measured.
+
+    `lora_rank` is the highest of its adapters; 0: it has none, or it is not known.
+    """
 
     spec: ModelSpec
     figures: Figures | None
     vram_mb: int | None = None
+    lora_rank: int = 0
 
 
 class Fitting:
@@ -38,7 +50,7 @@ class Fitting:
         self._settings = settings
         self._shared = shared
 
-    def place(self, spec: ModelSpec, figures: Figures) -> Placement:
+    def place(self, spec: ModelSpec, figures: Figures, lora_rank: int = 0) -> Placement:
         """Where an engine for the spec goes.
 
         The memory is not held by this: whoever asks notes the claims before he waits for anything.
@@ -47,7 +59,7 @@ class Fitting:
             LoadRefusedError: `tp_infeasible`, `insufficient_vram`, `multi_host_unsupported`, `invalid_spec`.
             LoadFailedError: no GPU of this machine can be used.
         """
-        wanted = Wanted(spec, figures)
+        wanted = Wanted(spec, figures, lora_rank=lora_rank)
         asked, placement, would_go = self._weigh(wanted)
         if not placement.fits:
             raise self._shortage(wanted, asked, placement, would_go)
@@ -67,10 +79,15 @@ class Fitting:
 
     def knows(self, spec: ModelSpec) -> bool:
         """Whether just this spec was measured here, so that its size is known without its files."""
-        return self._shared.costs.fixed_mb(spec) is not None
+        ranks = self._shared.costs.ranks(spec)
+        return ranks is not None and spec.tensor_parallel in (None, ranks)
 
     def plan(
-        self, spec: ModelSpec, figures: Figures | None, vram_mb: int | None = None
+        self,
+        spec: ModelSpec,
+        figures: Figures | None,
+        vram_mb: int | None = None,
+        lora_rank: int = 0,
     ) -> PlanAnswer:
         """The answer of POST /models/plan.
 
@@ -78,11 +95,12 @@ class Fitting:
             spec: what would be loaded.
             figures: None: its files are not here; then `vram_mb` is there, or `knows(spec)`.
             vram_mb: MiB that it is said to need.
+            lora_rank: as in Wanted.
 
         Raises:
             LoadRefusedError, LoadFailedError: it can never be loaded here as asked.
         """
-        wanted = Wanted(spec, figures, vram_mb)
+        wanted = Wanted(spec, figures, vram_mb, lora_rank)
         asked, placement, would_go = self._weigh(wanted)
         if placement.fits:
             return _answer(spec, placement, [])
@@ -130,14 +148,25 @@ class Fitting:
         )
 
     def _weigh(self, wanted: Wanted) -> tuple[Asked, Placement, list[Holder] | None]:
-        spec = wanted.spec
+        ranks, rooms = self._choose_ranks(wanted, self._rooms(wanted.spec))
+        spec = msgspec.structs.replace(wanted.spec, tensor_parallel=ranks)
         if wanted.figures is not None:
             check_ranks(spec, wanted.figures)
-        rooms = self._rooms(spec)
-        needs, asked = self._needs(wanted)
+        needs, asked = self._needs(wanted._replace(spec=spec))
         weighed = weigh(spec, needs, asked, rooms, self._holders(spec.model_id))
         check_cache(spec, weighed.placement, asked)
         return asked, *weighed
+
+    def _choose_ranks(self, wanted: Wanted, there: Sequence[Room]) -> Ranks:
+        def least_mb(ranks: int) -> int:
+            needs, asked = self._needs_with(wanted, ranks)
+            modest = msgspec.structs.replace(asked, max_model_len=None)
+            return needs.fixed_mb + least_cache_mb(needs, modest)
+
+        if wanted.figures is None and wanted.vram_mb is None and wanted.spec.devices is None:
+            measured = self._shared.costs.ranks(wanted.spec)
+            return Ranks(wanted.spec.tensor_parallel or measured or 1, there)
+        return choose_ranks(wanted.spec, there, least_mb, lambda n: _can_deal(wanted, n))
 
     def _rooms(self, spec: ModelSpec) -> list[Room]:
         found = self._shared.found
@@ -156,12 +185,13 @@ class Fitting:
 
         The CPU's budget counts what engines were given, so nothing that was measured replaces it.
         """
-        spec, figures, vram_mb = wanted
+        spec, figures, vram_mb, _ = wanted
         asked = read_asked(
             spec,
             platform=self._shared.platform,
             kv_cache_mb=self._settings.kv_cache_mb,
             longest=self._settings.max_model_len,
+            lora_rank=wanted.lora_rank,
         )
         measured_mb = None
         if self._shared.platform == "cuda":
@@ -204,15 +234,18 @@ class Fitting:
             placement,
             asked,
             self._shared.measuring.rooms(without=wanted.spec.model_id),
-            lambda ranks: self._needs_with(wanted, ranks),
+            lambda ranks: self._needs_with(wanted, ranks)[0],
+            lambda ranks: _can_deal(wanted, ranks),
             [holder.model_id for holder in would_go or []],
         )
 
-    def _needs_with(self, wanted: Wanted, ranks: int) -> Estimate | None:
-        if wanted.figures is not None and not deals(ranks, wanted.figures):
-            return None
+    def _needs_with(self, wanted: Wanted, ranks: int) -> tuple[Estimate, Asked]:
         spec = msgspec.structs.replace(wanted.spec, tensor_parallel=ranks)
-        return self._needs(wanted._replace(spec=spec))[0]
+        return self._needs(wanted._replace(spec=spec))
+
+
+def _can_deal(wanted: Wanted, ranks: int) -> bool:
+    return wanted.figures is None or deals(ranks, wanted.figures)
 
 
 def _answer(spec: ModelSpec, placement: Placement, would_go: list[Holder]) -> PlanAnswer:

@@ -7,6 +7,17 @@ from collections.abc import Mapping
 LEAST_FREED_RATIO = 0.5
 
 
+def undisturbed(
+    claims_mb: Mapping[int, int], before: Mapping[int, int], after: Mapping[int, int]
+) -> dict[int, int]:
+    """The claims on devices where nobody took memory meanwhile: those whose starts, as Shared counts them, stand still."""
+    return {
+        device: claim_mb
+        for device, claim_mb in claims_mb.items()
+        if before[device] == after[device] and before[device] % 2 == 0
+    }
+
+
 def freed_too_little(
     claims_mb: Mapping[int, int], before_mb: Mapping[int, int], after_mb: Mapping[int, int]
 ) -> str | None:

@@ -12,13 +12,14 @@ from collections.abc import Mapping
 from cortex_core import logs
 from cortex_core.control import ModelSpec, PlanAnswer, spec_differences
 from cortex_core.errors import (
+    CortexError,
     ModelNotFoundError,
     ShuttingDownError,
     SpecConflictError,
     WaitTimeoutError,
 )
 from cortex_core.node import ModelActivity, ModelState, ModelStatus
-from neuron.harnesses.freeing import freed_too_little
+from neuron.harnesses.freeing import freed_too_little, undisturbed
 from neuron.harnesses.ladder import Ladder
 from neuron.harnesses.life import Life
 from neuron.harnesses.run import Launch, Run, Shared
@@ -48,6 +49,14 @@ class Hosted(ABC):
         """
 
     @abstractmethod
+    async def plan_count(self, spec: ModelSpec) -> Launch:
+        """Decide how a process is started that only counts tokens for the spec. Nothing is fetched.
+
+        Raises:
+            LoadRefusedError: the spec cannot work here, or its files are not here (`repo_fetch_failed`).
+        """
+
+    @abstractmethod
     async def plan(self, spec: ModelSpec, *, vram_mb: int | None = None) -> PlanAnswer:
         pass
 
@@ -57,6 +66,7 @@ class Hosted(ABC):
     def close(self) -> None:
         """Take no more loads, and end those under way: who waits for one is told at once."""
         self._closing = True
+        self._ladder.close()
         for run in self._own_runs():
             if not run.settled.is_set():
                 run.settle(ShuttingDownError(daemon="neuron"))
@@ -87,7 +97,7 @@ class Hosted(ABC):
     async def load(self, spec: ModelSpec, *, wait: bool = True) -> ModelState:
         check_spec(spec)
         run = await self._ensure_run(spec)
-        if self._status(run) is ModelStatus.SLEEPING:
+        if self._shared.status(run) is ModelStatus.SLEEPING:
             self._ladder.begin_wake(run)
         await (run.settled if wait else run.planned).wait()
         return self._outcome(run)
@@ -106,11 +116,11 @@ class Hosted(ABC):
 
     async def wake(self, model_id: str) -> bool:
         run = self._find_run(model_id)
-        if self._status(run) is ModelStatus.LOADED:
+        if self._shared.status(run) is ModelStatus.LOADED:
             return False
-        if self._status(run) is ModelStatus.UNLOADING:
+        if self._shared.status(run) is ModelStatus.UNLOADING:
             raise ModelNotFoundError(model=model_id)
-        if self._status(run) is ModelStatus.SLEEPING:
+        if self._shared.status(run) is ModelStatus.SLEEPING:
             self._ladder.begin_wake(run)
         await run.settled.wait()
         self._outcome(run)
@@ -144,16 +154,39 @@ class Hosted(ABC):
         self._shared.costs.note_unload(resident.id, unload_s)
         return True
 
+    async def reload(self, model_id: str, *, force: bool = False) -> bool:
+        run = self._find_run(model_id)
+        if self._shared.status(run) is not ModelStatus.LOADED:
+            return False
+        reloading = self._shared.tasks.create_task(self._reload(run.spec, force=force))
+        failed = await asyncio.shield(reloading)
+        if failed is not None:
+            raise failed
+        return True
+
+    async def _reload(self, spec: ModelSpec, *, force: bool) -> CortexError | None:
+        """What was the matter, rather than raised: the daemon must not fail of it, and its caller may have left."""
+        try:
+            await self.unload(spec.model_id, force=force)
+            self._shared.costs.note_reload()
+            await self.load(spec)
+        except CortexError as error:
+            log.warning("model not reloaded", model=spec.model_id, reason=error.message)
+            return error
+        return None
+
     async def _end(self, run: Run) -> None:
         """End its engine, and see that the devices have back what it had."""
         resident = self._residents.get(run.spec.model_id)
         has_all = run.settled.is_set() and run.error is None and not run.gone.is_set()
         claims_mb = dict(resident.claims_mb) if resident and has_all else {}
+        starts = self._shared.starts_on(claims_mb)
         before_mb = await self._shared.measuring.free_mb() if claims_mb else {}
         run.end()
         await run.gone.wait()
         after_mb = await self._shared.measuring.free_mb() if claims_mb else {}
-        if too_little := freed_too_little(claims_mb, before_mb, after_mb):
+        alone_mb = undisturbed(claims_mb, starts, self._shared.starts_on(claims_mb))
+        if too_little := freed_too_little(alone_mb, before_mb, after_mb):
             self._shared.metrics.note_leak()
             log.warning("memory not freed", model=run.spec.model_id, reason=too_little)
 
@@ -169,7 +202,7 @@ class Hosted(ABC):
         if run.gone.is_set() or self._shared.traffic.find(model_id) is not link:
             return  # its engine went by itself
         # Another caller, who waited as long, may have given up and kept it: then it is in use again.
-        status = self._status(run)
+        status = self._shared.status(run)
         if status is ModelStatus.UNLOADING and not drained:
             self._residents.note_kept(model_id)
             run.decided.set()
@@ -207,10 +240,6 @@ class Hosted(ABC):
         # Not in a `finally` of the task: one that is cancelled before its first step never gets there.
         run.task.add_done_callback(lambda _: life.note_end())
         return run
-
-    def _status(self, run: Run) -> ModelStatus | None:
-        resident = self._residents.get(run.spec.model_id)
-        return resident.status if resident else None
 
     def _own(self) -> list[Resident]:
         return [r for r in self._residents.all() if r.spec.harness == self.name]

@@ -18,6 +18,7 @@ from cortex_core.errors import (
     InsufficientVramError,
     ModelLoadingError,
     ModelNotFoundError,
+    ModelRecoveringError,
     WaitTimeoutError,
 )
 from cortex_core.http.client import read_all
@@ -34,6 +35,8 @@ _ENCODE = msgspec.json.Encoder()
 
 # Weights of hundreds of GiB are copied in this time; an engine that hangs is told by its heartbeat.
 MOVE_S = 300.0
+# A model may be put to sleep so that a sleeper can wake: who is one too many is unloaded when this has passed.
+SETTLE_S = 10.0
 # Host memory that stays free beside the weights of a sleeping model.
 HOST_RESERVE_MB = 2048
 
@@ -50,15 +53,26 @@ class Ladder:
         self._shared = shared
         self._residents = shared.residents
         self._unload = unload
+        self._settle_s = SETTLE_S
+        self._settling: asyncio.TimerHandle | None = None
+
+    def close(self) -> None:
+        """The daemon stops: nobody makes room any more."""
+        if self._settling is not None:
+            self._settling.cancel()
 
     async def sleep(self, run: Run, *, force: bool) -> bool:
         """Put a model to sleep, or unload it where it does not; False: it sleeps already.
 
         Raises:
             CannotSleepError, ModelLoadingError, ModelNotFoundError: as it is, it cannot.
+            ModelRecoveringError: its engine was lost before it slept, and is started again.
             WaitTimeoutError: its requests did not end; it serves on.
         """
         model_id = run.spec.model_id
+        if force and self._drains(run):  # for somebody more patient
+            await self._unload(model_id)
+            return True
         async with run.moving:
             resident = self._residents.get(model_id)
             if resident is not None and resident.status is ModelStatus.SLEEPING:
@@ -66,10 +80,20 @@ class Ladder:
             link = self._check_sleep(model_id, resident)
             self._residents.note_slept(model_id, time.monotonic())
             await self._drain(run, link, force=force)
-            if self._status(run) is ModelStatus.SLEEPING:
+            status = self._shared.status(run)
+            if status is ModelStatus.RECOVERING:
+                raise ModelRecoveringError(model=model_id)
+            if status is ModelStatus.SLEEPING:
+                self._residents.note_drained(model_id)
                 await self._fall_asleep(run, link)
-        await self._keep_few_asleep(run)
+        self._settle_later()
         return True
+
+    def _drains(self, run: Run) -> bool:
+        """Whether it is to sleep, and still has requests."""
+        link = self._shared.traffic.find(run.spec.model_id)
+        is_to_sleep = self._shared.status(run) is ModelStatus.SLEEPING
+        return is_to_sleep and link is not None and link.admission.running > 0
 
     def _check_sleep(self, model_id: str, resident: Resident | None) -> Link:
         link = self._shared.traffic.find(model_id)
@@ -85,7 +109,9 @@ class Ladder:
         drain_s = 0.0 if force else self._shared.drain_s
         if await link.drained(drain_s):
             return
-        if self._status(run) is not ModelStatus.SLEEPING:  # it was lost, or is being unloaded
+        if (
+            self._shared.status(run) is not ModelStatus.SLEEPING
+        ):  # it was lost, or is being unloaded
             return
         if force:
             await self._unload(run.spec.model_id)
@@ -102,11 +128,11 @@ class Ladder:
         try:
             async with self._shared.starting_on(devices):
                 before_mb = await self._shared.measuring.free_mb()
-                if self._status(run) is not ModelStatus.SLEEPING:
+                if self._shared.status(run) is not ModelStatus.SLEEPING:
                     return
                 began_s = time.monotonic()
                 await _ask(link, SLEEP_PATH, _ENCODE.encode(SleepOrder(level=self._level(run))))
-                if self._status(run) is not ModelStatus.SLEEPING:
+                if self._shared.status(run) is not ModelStatus.SLEEPING:
                     return
                 self._residents.note_asleep(model_id)
                 after_mb = await self._shared.measuring.free_mb()
@@ -114,7 +140,7 @@ class Ladder:
                 self._shared.metrics.note_leak()
                 raise _MoveError(too_little)
         except (CortexError, _MoveError) as error:
-            if self._status(run) is ModelStatus.SLEEPING:
+            if self._shared.status(run) is ModelStatus.SLEEPING:
                 log.warning("model did not sleep", model=model_id, reason=str(error))
                 await self._unload(model_id)
             return
@@ -129,15 +155,32 @@ class Ladder:
         needed_mb = (run.launch.weights_mb if run.launch else 0) + HOST_RESERVE_MB
         return 2 if free_mb is not None and free_mb < needed_mb else 1
 
-    async def _keep_few_asleep(self, run: Run) -> None:
+    def _settle_later(self) -> None:
+        self.close()
+
+        def settle() -> None:
+            self._shared.tasks.create_task(self._keep_few_asleep())
+
+        self._settling = asyncio.get_running_loop().call_later(self._settle_s, settle)
+
+    async def _keep_few_asleep(self) -> None:
         """Unload who sleeps longest on a device that has too many sleepers."""
-        for device in run.launch.devices if run.launch else []:
-            sleepers = [r for r in self._residents.all() if _sleeps_on(r, device)]
-            sleepers.sort(key=lambda resident: resident.began_s)
-            too_many = max(0, len(sleepers) - self._shared.max_sleeping)
-            for resident in sleepers[:too_many]:
-                log.info("sleeper makes room", model=resident.id, device=device)
-                await self._unload(resident.id)
+        try:
+            for _ in self._residents.all():
+                if (surplus := self._find_surplus()) is None:
+                    return
+                log.info("sleeper makes room", model=surplus.id, devices=surplus.devices)
+                await self._unload(surplus.id)
+        except Exception:  # a fault of ours must not end the other engines
+            log.exception("unhandled fault")
+
+    def _find_surplus(self) -> Resident | None:
+        residents = self._residents.all()
+        for device in {index for resident in residents for index in resident.devices}:
+            sleepers = [resident for resident in residents if _sleeps_on(resident, device)]
+            if len(sleepers) > self._shared.max_sleeping:
+                return min(sleepers, key=lambda resident: resident.began_s)
+        return None
 
     def begin_wake(self, run: Run) -> None:
         """Wake a sleeping model, or one that is falling asleep; `run.settled` tells how that went."""
@@ -150,13 +193,13 @@ class Ladder:
             await self._wake(run)
         except Exception as error:  # a fault of ours must not end the other engines
             log.exception("unhandled fault", model=run.spec.model_id)
-            if self._status(run) in (ModelStatus.SLEEPING, ModelStatus.LOADING):
+            if self._shared.status(run) in (ModelStatus.SLEEPING, ModelStatus.LOADING):
                 run.lose(Failure(kind="wake_failed", reason=repr(error)))
 
     async def _wake(self, run: Run) -> None:
         async with run.moving:
             link = self._shared.traffic.find(run.spec.model_id)
-            status = self._status(run)
+            status = self._shared.status(run)
             if status is ModelStatus.SLEEPING and link is not None and run.launch is not None:
                 await self._wake_up(run, link, run.launch.devices, run.launch.claims_mb)
             elif status is ModelStatus.LOADED:  # it was woken, or did not fall asleep
@@ -167,7 +210,7 @@ class Ladder:
     ) -> None:
         model_id = run.spec.model_id
         await self._shared.measuring.measure()
-        if self._status(run) is not ModelStatus.SLEEPING:
+        if self._shared.status(run) is not ModelStatus.SLEEPING:
             return
         if missing_mb := self._shared.measuring.lacking_mb(model_id, claims_mb):
             run.settle(InsufficientVramError(model=model_id, reason=_write_missing(missing_mb)))
@@ -175,15 +218,15 @@ class Ladder:
         self._residents.note_woken(model_id, claims_mb, time.monotonic())
         try:
             async with self._shared.starting_on(devices):
-                if self._status(run) is not ModelStatus.LOADING:
+                if self._shared.status(run) is not ModelStatus.LOADING:
                     return
                 began_s = time.monotonic()
                 await _ask(link, WAKE_PATH, b"{}")
         except (CortexError, _MoveError) as error:
-            if self._status(run) is ModelStatus.LOADING:
+            if self._shared.status(run) is ModelStatus.LOADING:
                 run.lose(Failure(kind="wake_failed", reason=f"it did not wake: {error}"))
             return
-        if self._status(run) is not ModelStatus.LOADING:
+        if self._shared.status(run) is not ModelStatus.LOADING:
             return
         self._residents.note_awake(model_id)
         wake_s = time.monotonic() - began_s
@@ -191,12 +234,6 @@ class Ladder:
         self._shared.costs.note_wake(model_id, wake_s)
         log.info("model woke", model=model_id, wake_s=round(wake_s, 3))
         run.settle()
-
-    def _status(self, run: Run) -> ModelStatus | None:
-        if self._shared.runs.get(run.spec.model_id) is not run:  # the id may be another's by now
-            return None
-        resident = self._residents.get(run.spec.model_id)
-        return resident.status if resident else None
 
 
 def _sleeps_on(resident: Resident, device: int) -> bool:

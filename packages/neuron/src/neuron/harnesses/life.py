@@ -11,6 +11,8 @@ from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+import msgspec
+
 from cortex_core import logs
 from cortex_core.control import ModelSpec
 from cortex_core.errors import CortexError, LoadFailedError, LoadRefusedError
@@ -18,7 +20,7 @@ from cortex_core.node import ModelStatus
 from neuron.harnesses.environment import environ
 from neuron.harnesses.failures import failure_error
 from neuron.harnesses.run import Launch, Run, Shared
-from neuron.host.messages import Activity, Failed, Phase, Ready, Start
+from neuron.host.messages import Activity, Failed, Phase, Ready, Start, Steps
 from neuron.host_process import HostProcess, HostSilentError, HostStartError, start_host
 from neuron.residents import Failure
 from neuron.restarts import Restarts
@@ -76,6 +78,7 @@ class Life:
         self._run.settle(self._error(ended))
         if self._shared.runs.get(self._id) is self._run:
             del self._shared.runs[self._id]
+        self._residents.forget_failed(self._shared.runs)
         self._run.gone.set()
         self._run.decided.set()
 
@@ -159,15 +162,23 @@ class Life:
             while (message := await host.read_within(timeout_s)) is not None:
                 if isinstance(message, Activity):
                     self._residents.note_activity(self._id, message)
+                elif isinstance(message, Steps):
+                    self._log_steps(message)
                 elif isinstance(message, Failed):
                     return self._read_failed(message)
         except HostSilentError as error:
             return Failure(kind="engine_hung", reason=str(error))
         return self._run.doom or Failure(kind="engine_died", reason=await host.why_ended())
 
+    def _log_steps(self, steps: Steps) -> None:
+        for rank, left_mb in enumerate(steps.free_mb):
+            for free_mb in left_mb:
+                log.debug("step", model=self._id, rank=rank, vram_free_mb=free_mb)
+
     def _read_failed(self, message: Failed) -> Failure:
-        for step in message.logits:
-            log.warning("logits unsound", model=self._id, **step)
+        for number, step in enumerate(message.logits):  # the first one reads the prompt
+            phase = "decode" if number else "prefill"
+            log.warning("logits unsound", model=self._id, phase=phase, **step)
         return Failure(kind=message.kind, reason=message.message)
 
     def _note_ready(self, launch: Launch, ready: Ready) -> None:
@@ -210,7 +221,8 @@ class Life:
         self._shared.metrics.note_failure(self._id)
         log.error("engine failed", model=self._id, kind=failure.kind, reason=failure.reason)
         self._run.doom = None
-        if status is ModelStatus.SLEEPING or not served:
+        # A sleeper is missed by nobody, but for one that has not sent its requests away yet.
+        if not served or self._residents.is_asleep(self._id):
             self._give_up(failure)
             return
         now_s = time.monotonic()
@@ -243,13 +255,14 @@ class Life:
 
     def _build_start(self, launch: Launch, folder: Path) -> Start:
         return Start(
-            spec=self._spec,
+            spec=msgspec.structs.replace(self._spec, tensor_parallel=launch.ranks),
             model_path=launch.model_path,
             socket=str(folder / "http"),
             run_dir=str(folder),
             settings=launch.settings,
             environ=dict(launch.environ),
             probe_interval_s=self._shared.supervision.probe_interval_s,
+            traces=self._shared.traces,
         )
 
     def _error(self, failure: Failure) -> CortexError:
@@ -257,8 +270,7 @@ class Life:
 
     @property
     def _status(self) -> ModelStatus | None:
-        resident = self._residents.get(self._id)
-        return resident.status if resident else None
+        return self._shared.status(self._run)
 
 
 class _FailedError(Exception):

@@ -52,6 +52,7 @@ class Placement(msgspec.Struct, frozen=True, kw_only=True):
         cache: the KV cache of each rank.
         needs: of each rank.
         room_mb: MiB that each rank could have at most; None: not known.
+        ranks: of tensor parallelism.
     """
 
     devices: list[Device]
@@ -59,6 +60,7 @@ class Placement(msgspec.Struct, frozen=True, kw_only=True):
     cache: Cache
     needs: Estimate
     room_mb: int | None = None
+    ranks: int = 1
 
     @property
     def fits(self) -> bool:
@@ -189,6 +191,7 @@ def place(chosen: Sequence[Room], needs: Estimate, asked: Asked) -> Placement:
         cache=cache,
         needs=needs,
         room_mb=room_mb,
+        ranks=asked.ranks,
     )
 
 

@@ -2,7 +2,8 @@
 """One engine's life as data: how it is started, who waits for it, and what all harnesses share."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections import Counter
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
@@ -11,6 +12,7 @@ import msgspec
 from cortex_core.control import ModelSpec
 from cortex_core.discovery import Discovery
 from cortex_core.errors import CortexError
+from cortex_core.node import ModelStatus
 from neuron.config import Config
 from neuron.costs import Costs
 from neuron.harnesses.spares import Recipe, Spares
@@ -37,6 +39,7 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
         start_timeout_s, stop_timeout_s: seconds it may take to come up, and to end.
         heartbeat_timeout_s: seconds that it may be silent.
         spare: which warm spare it can use; None: it starts from nothing.
+        ranks: of tensor parallelism, whether the spec says or not.
     """
 
     python: str
@@ -50,6 +53,7 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     stop_timeout_s: float
     heartbeat_timeout_s: float
     spare: Recipe | None = None
+    ranks: int = 1
 
 
 class Run:
@@ -139,8 +143,16 @@ class Shared:
         self.supervision = config.supervision
         self.max_sleeping = config.max_sleeping
         self.drain_s = config.drain_s
+        self.traces = config.log_level == "trace"
         self.runs: dict[str, Run] = {}
         self._starting: dict[int, asyncio.Lock] = {}
+        self._starts: Counter[int] = Counter()
+
+    def status(self, run: Run) -> ModelStatus | None:
+        """Of a run's model; None: nothing of it is here any more, whoever has its id by now."""
+        model_id = run.spec.model_id
+        resident = self.residents.get(model_id) if self.runs.get(model_id) is run else None
+        return resident.status if resident else None
 
     @asynccontextmanager
     async def starting_on(self, devices: list[int]) -> AsyncIterator[None]:
@@ -148,4 +160,12 @@ class Shared:
         async with AsyncExitStack() as stack:
             for device in sorted(set(devices)):
                 await stack.enter_async_context(self._starting.setdefault(device, asyncio.Lock()))
-            yield
+            self._starts.update(set(devices))
+            try:
+                yield
+            finally:
+                self._starts.update(set(devices))
+
+    def starts_on(self, devices: Iterable[int]) -> dict[int, int]:
+        """How many starts have begun or ended on each device so far: an odd number means that one is under way."""
+        return {device: self._starts[device] for device in devices}

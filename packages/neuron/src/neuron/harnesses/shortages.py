@@ -12,8 +12,9 @@ from neuron.harnesses.estimating import Asked, Estimate, fitting_tokens, least_c
 from neuron.harnesses.placing import Placement, Share, is_cpu, refused
 from neuron.room import Room
 
-# What a rank needs with another number of ranks; None: the model cannot have so many.
-EstimateFor = Callable[[int], Estimate | None]
+# What a rank needs with another number of ranks, and whether the model can have so many.
+EstimateFor = Callable[[int], Estimate]
+CanDeal = Callable[[int], bool]
 
 
 def check_cache(spec: ModelSpec, placement: Placement, asked: Asked) -> None:
@@ -46,6 +47,7 @@ def shortage(
     asked: Asked,
     there: Sequence[Room],
     estimate_for: EstimateFor,
+    can_deal: CanDeal,
     would_go: Sequence[str] = (),
 ) -> LoadRefusedError:
     """The refusal of a placement that does not fit.
@@ -56,11 +58,12 @@ def shortage(
         asked: what it asked for.
         there: all devices of the machine.
         estimate_for: what it would need with other ranks.
+        can_deal: whether its heads can be dealt to so many.
         would_go: models without which it would fit.
     """
     kind, advice = "insufficient_vram", _advice(placement, asked, would_go)
     if any(share.is_too_large for share in placement.shares) and not is_cpu(there):
-        kind, advice = _elsewhere(placement, asked, there, estimate_for)
+        kind, advice = _elsewhere(placement, asked, there, estimate_for, can_deal)
     return refused(
         spec,
         kind,
@@ -107,11 +110,16 @@ def _least_mb(needs: Estimate, asked: Asked) -> int:
 
 
 def _elsewhere(
-    placement: Placement, asked: Asked, there: Sequence[Room], estimate_for: EstimateFor
+    placement: Placement,
+    asked: Asked,
+    there: Sequence[Room],
+    estimate_for: EstimateFor,
+    can_deal: CanDeal,
 ) -> tuple[str, str]:
     """Kind and advice for what its devices could not hold if they were empty.
 
-    1. With a smaller cache they could. 2. More devices could. 3. All devices together cannot.
+    1. With a smaller cache they could. 2. More devices could: unasked only those of one kind are taken. 3. They could, but
+    for its heads. 4. All devices together cannot.
     """
     totals = sorted(
         (room.total_mb for room in there if not room.is_lost and not is_mig(room.device)),
@@ -120,12 +128,21 @@ def _elsewhere(
     modest = msgspec.structs.replace(asked, kv_cache_mb=None, max_model_len=None)
     if _rank_mb(placement.needs, modest) <= min(share.total_mb for share in placement.shares):
         return "insufficient_vram", _advice(placement, asked, ())
-    for ranks in range(asked.ranks + 1, len(totals) + 1):
-        needs = estimate_for(ranks)
-        if needs is not None and _rank_mb(needs, modest) <= totals[ranks - 1]:
-            return "insufficient_vram", f"Set tensor_parallel to {ranks}."
-    whole = estimate_for(1)
-    if whole is not None and _rank_mb(whole, modest) > sum(totals):
+    enough = [
+        ranks
+        for ranks in range(asked.ranks + 1, len(totals) + 1)
+        if _rank_mb(estimate_for(ranks), modest) <= totals[ranks - 1]
+    ]
+    if dealt := [ranks for ranks in enough if can_deal(ranks)]:
+        return "insufficient_vram", f"Set tensor_parallel to {dealt[0]}."
+    if enough:
+        works = ", ".join(str(ranks) for ranks in range(1, len(totals) + 1) if can_deal(ranks))
+        return (
+            "tp_infeasible",
+            f"{enough[0]} devices could hold it, and its attention heads can be dealt to {works} only. "
+            "Choose a smaller quantization.",
+        )
+    if _rank_mb(estimate_for(1), modest) > sum(totals):
         return (
             "multi_host_unsupported",
             f"All GPUs of this machine together have {sum(totals)} MiB, and one model on several machines is not "

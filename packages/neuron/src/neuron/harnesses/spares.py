@@ -45,10 +45,10 @@ class Spares:
     def take(self, recipe: Recipe) -> HostProcess | None:
         """The spare, which is the caller's from now on, whether or not its imports are done; None: there is none."""
         host = self._host
-        if host is None or self._recipe != recipe:
-            return None
+        if host is None or self._recipe != recipe or not host.is_alive:
+            return None  # a dead one is cleared away by the next refill
         self._host = None
-        return host if host.is_alive else None
+        return host
 
     async def refill(self, recipe: Recipe) -> None:
         """Have a spare of the recipe, unless there is one. One of another recipe is ended."""

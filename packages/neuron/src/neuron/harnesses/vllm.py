@@ -54,11 +54,11 @@ class VllmHarness(Hosted):
         _as_refused(spec, lambda: check_engine_args(spec.engine_args or {}))
         report = partial(self._note_download, spec.model_id)
         folder = await self._shared.weights.ensure(spec, report)
-        adapters = await self._find_adapters(spec, folder, report)
+        adapters, lora_rank = await self._find_adapters(spec, folder, report)
         figures = await asyncio.to_thread(_check, spec, folder)
         await self._shared.measuring.measure()
         # From here until the residents know of the claims nothing may wait: another load could take the same room.
-        placement = self._fitting.place(spec, figures)
+        placement = self._fitting.place(spec, figures, lora_rank)
         return Launch(
             python=self._python,
             environ=plan_environment(self._shared.platform, self._cache_dir, placement.devices),
@@ -69,28 +69,60 @@ class VllmHarness(Hosted):
             start_timeout_s=self._settings.start_timeout_s,
             stop_timeout_s=self._settings.stop_timeout_s,
             heartbeat_timeout_s=self._heartbeat_timeout_s,
-            weights_mb=placement.needs.weights_mb * (spec.tensor_parallel or 1),
+            weights_mb=placement.needs.weights_mb * placement.ranks,
+            ranks=placement.ranks,
             spare=self._spare,
         )
 
-    async def _find_adapters(self, spec: ModelSpec, folder: Path, report: Report) -> dict[str, str]:
-        """Where the files of its LoRA adapters are; what a look at them tells is told here."""
+    async def plan_count(self, spec: ModelSpec) -> Launch:
+        _as_refused(spec, lambda: check_engine_args(spec.engine_args or {}))
+        return Launch(
+            python=self._python,
+            environ=plan_import_environment(self._shared.platform, self._cache_dir),
+            settings={
+                "platform": self._shared.platform,
+                "allowed_media_domains": self._settings.allowed_media_domains,
+            },
+            model_path=str(await self._shared.weights.locate(spec)),
+            start_timeout_s=self._settings.start_timeout_s,
+            stop_timeout_s=self._settings.stop_timeout_s,
+            heartbeat_timeout_s=self._heartbeat_timeout_s,
+            spare=self._spare,
+        )
+
+    async def _find_adapters(
+        self, spec: ModelSpec, folder: Path, report: Report
+    ) -> tuple[dict[str, str], int]:
+        """Where the files of its LoRA adapters are, and their highest rank; what a look at them tells is told here."""
         found = {
             name: str(await self._shared.weights.ensure(ModelSpec(model_id=repo), report))
             for name, repo in (spec.lora or {}).items()
         }
         look = partial(check_adapters, found, spec.model_id, folder)
-        await asyncio.to_thread(_as_refused, spec, look)
-        return found
+        return found, await asyncio.to_thread(_as_refused, spec, look)
+
+    async def _look_at_adapters(self, spec: ModelSpec) -> int:
+        """Their highest rank; 0: there are none, or their files are not here."""
+        try:
+            folder = await self._shared.weights.locate(spec)
+            found = {
+                name: str(await self._shared.weights.locate(ModelSpec(model_id=repo)))
+                for name, repo in (spec.lora or {}).items()
+            }
+        except LoadRefusedError:  # a load would fetch them
+            return 0
+        look = partial(check_adapters, found, spec.model_id, folder)
+        return await asyncio.to_thread(_as_refused, spec, look)
 
     async def plan(self, spec: ModelSpec, *, vram_mb: int | None = None) -> PlanAnswer:
         try:
             check_spec(spec)
             figures = await self._look(spec, vram_mb)
+            lora_rank = await self._look_at_adapters(spec) if spec.lora else 0
             await self._shared.measuring.measure()
             resident = self._shared.residents.find(spec.model_id)
             there = self._fitting.plan_resident(resident) if resident else None
-            return there or self._fitting.plan(spec, figures, vram_mb)
+            return there or self._fitting.plan(spec, figures, vram_mb, lora_rank)
         except (LoadRefusedError, LoadFailedError) as error:
             return refused_plan(spec, error)
 

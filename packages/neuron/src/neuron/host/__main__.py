@@ -4,6 +4,7 @@
 A line before it may ask for imports ahead: the process is then a warm spare, until the other line comes.
 """
 
+import contextlib
 import os
 import sys
 from typing import NoReturn
@@ -57,7 +58,9 @@ def set_environment(start: Start) -> None:
 def end(exit_code: int) -> NoReturn:
     """End this process and what it started, now."""
     leash.end_others()
-    sys.stderr.flush()
+    # A daemon that died left a pipe that nobody reads: what is left to say must not keep the process.
+    with contextlib.suppress(OSError):
+        sys.stderr.flush()
     # Not sys.exit: the interpreter would wait for threads that libraries left behind.
     os._exit(exit_code)
 

@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from cortex_core.http.front import Handler
-from neuron.host.messages import Activity, Phase, Ready, Start
+from neuron.host.messages import Activity, Phase, Ready, Start, Steps
 
-Report = Callable[[Phase], None]
+Report = Callable[[Phase | Steps], None]
 
 
 class StartFailedError(Exception):
@@ -38,7 +38,7 @@ class Engine(Protocol):
         """Import ahead what every engine of this kind needs. Blocks; touches no device."""
 
     async def start(self, start: Start, report: Report) -> Ready:
-        """Bring the model up; return when it can serve.
+        """Bring the model up; return when it can serve. What it has to tell it may `report` later, too.
 
         Raises:
             StartFailedError: with the true cause.

@@ -31,6 +31,8 @@ class Start(msgspec.Struct, frozen=True, kw_only=True, tag="start"):
         settings: the harness's own settings from neuron.toml, as it wants them.
         environ: variables for this engine, set before it is built; None removes one.
         probe_interval_s: seconds between two looks at whether the engine's numbers are sound.
+        traces: tell of each step as well; not done where nobody reads it, since every step pays for it.
+        counts: only count tokens, as the model's engine would: no weights are read, and no device is touched.
     """
 
     spec: ModelSpec
@@ -40,6 +42,8 @@ class Start(msgspec.Struct, frozen=True, kw_only=True, tag="start"):
     settings: dict[str, Any] = {}
     environ: dict[str, str | None] = {}
     probe_interval_s: float = 10.0
+    traces: bool = False
+    counts: bool = False
 
 
 class Phase(msgspec.Struct, frozen=True, kw_only=True, tag="phase"):
@@ -126,6 +130,16 @@ class Activity(msgspec.Struct, frozen=True, kw_only=True, tag="activity"):
     counts: Counts | None = None
 
 
+class Steps(msgspec.Struct, frozen=True, kw_only=True, tag="steps"):
+    """What the engine's last steps left of its devices, where it is traced.
+
+    Attributes:
+        free_mb: by rank, the MiB that were free on its device at the end of each step.
+    """
+
+    free_mb: list[list[int]]
+
+
 class SleepOrder(msgspec.Struct, frozen=True, kw_only=True):
     """Body of a POST to SLEEP_PATH on the engine's socket. `level` as in Engine.sleep."""
 
@@ -137,7 +151,7 @@ SLEEP_PATH = "/engine/sleep"
 WAKE_PATH = "/engine/wake"
 
 Order = Preload | Start
-Message = Phase | Warm | Ready | Failed | Activity
+Message = Phase | Warm | Ready | Failed | Activity | Steps
 
 _ENCODE = msgspec.json.Encoder()
 _READ: msgspec.json.Decoder[Message] = msgspec.json.Decoder(Message)

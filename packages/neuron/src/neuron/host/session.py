@@ -84,7 +84,7 @@ class Session:
         engine: Engine | None = None
         async with asyncio.TaskGroup() as tasks:
             try:
-                engine = import_engine(self._start.spec.harness)()
+                engine = import_engine(self._start.spec.harness, counts=self._start.counts)()
                 for watch in (self._tell_activity, self._beat):
                     tasks.create_task(self._watch(watch(engine), stop))
                 await self._serve(engine, stop, tasks)

@@ -11,7 +11,7 @@ from typing import IO
 
 import msgspec
 
-from neuron import notify
+from neuron.harnesses.environment import OWN
 from neuron.host_process import write_end
 from neuron.weights.messages import Message, Order, read_message, write_line
 
@@ -24,8 +24,8 @@ _ENVIRON = {
     # The only token is the one that it is told.
     "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1",
 }
-# The socket is the daemon's alone; whether to ask the network was decided before this process was started.
-_NOT_ITS = (*notify.VARIABLES, "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+# What is the daemon's alone; and whether to ask the network was decided before this process was started.
+_NOT_ITS = (*OWN, "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 
 
 class Child:

@@ -10,6 +10,7 @@ from cortex_core.sources import read_model_name
 from cortex_core.weights import WeightsState
 from neuron import demo
 from neuron.config import VllmSettings
+from neuron.weights.abilities import read_abilities
 from neuron.weights.cache import Cache, lacks, names_in
 from neuron.weights.choosing import CONFIGS
 from neuron.weights.quants import group_ggufs
@@ -113,9 +114,12 @@ def _is_model(folder: Path) -> bool:
 def _fixed_state(name: str, folder: Path) -> WeightsState:
     names = names_in(folder)
     quants = [gguf.tag for gguf in group_ggufs(names)]
+    could = read_abilities(folder)
     return WeightsState(
         id=name,
         size_mb=-(-sum((folder / file).stat().st_size for file in names) // MIB),
         complete=not lacks(folder, quants[0] if quants else None),
         quants=quants,
+        capabilities=could.capabilities,
+        limits=could.limits,
     )

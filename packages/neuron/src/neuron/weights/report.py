@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from cortex_core.weights import WeightsReport, WeightsState
+from neuron.weights.abilities import Abilities
 from neuron.weights.downloads import Flight
 from neuron.weights.room import MIB
 from neuron.weights.shelves import Shelved
@@ -13,6 +14,7 @@ from neuron.weights.shelves import Shelved
 def write_report(
     *,
     shelved: list[Shelved],
+    abilities: Mapping[Path, Abilities],
     fixed: list[WeightsState],
     flights: list[Flight],
     in_use: set[Path],
@@ -25,6 +27,7 @@ def write_report(
 
     Args:
         shelved: what is in the caches.
+        abilities: by folder of those, what the models could do.
         fixed: what is in directories of the operator's.
         flights: what is coming.
         in_use: folders of models that are loaded or coming.
@@ -35,7 +38,15 @@ def write_report(
     """
     by_folder = {flight.folder: flight for flight in flights}
     states = [
-        _state(one, by_folder.pop(one.folder, None), in_use, defaults, errors) for one in shelved
+        _state(
+            one,
+            abilities.get(one.folder, Abilities()),
+            by_folder.pop(one.folder, None),
+            in_use,
+            defaults,
+            errors,
+        )
+        for one in shelved
     ]
     coming = [
         WeightsState(
@@ -63,6 +74,7 @@ def write_report(
 
 def _state(
     one: Shelved,
+    could: Abilities,
     flight: Flight | None,
     in_use: set[Path],
     defaults: set[Path],
@@ -81,4 +93,6 @@ def _state(
         quants=found.quants,
         progress=flight.progress if flight else None,
         last_error=errors.get(one.id),
+        capabilities=could.capabilities,
+        limits=could.limits,
     )

@@ -13,6 +13,7 @@ from cortex_core.errors import WeightsInUseError
 from cortex_core.weights import DownloadProgress, PullAnswer, RemoveAnswer, WeightsReport
 from neuron.config import Config
 from neuron.residents import Residents
+from neuron.weights.abilities import Abilities, read_abilities
 from neuron.weights.cache import Cache, lacks, names_in
 from neuron.weights.choosing import check_loadable
 from neuron.weights.downloads import Downloads, Flight, Report
@@ -176,6 +177,7 @@ class Weights:
         free_bytes = await asyncio.to_thread(Cache(self._sources.default.cache_dir).free_bytes)
         return write_report(
             shelved=shelved,
+            abilities=await asyncio.to_thread(_read_abilities, shelved),
             fixed=fixed,
             flights=self.downloads.all(),
             in_use=set(self._shelves.in_use()),
@@ -274,6 +276,12 @@ def _expect_snapshot(place: Place) -> Path:
             "Look who else removes files there.",
         )
     return snapshot
+
+
+def _read_abilities(shelved: list[Shelved]) -> dict[Path, Abilities]:
+    """Of what has a snapshot, by its folder in the cache."""
+    snapshots = {one.folder: one.cache.snapshot(one.found.name) for one in shelved}
+    return {folder: read_abilities(path) for folder, path in snapshots.items() if path}
 
 
 def _unheard(progress: DownloadProgress) -> None:

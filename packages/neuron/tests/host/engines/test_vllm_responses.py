@@ -13,6 +13,7 @@ from cortex_core.errors import (
 )
 from neuron.host.engines.vllm_responses import (
     ResponseStream,
+    name_dropped,
     plan_response,
     shape_response,
 )
@@ -269,3 +270,25 @@ def test_an_error_is_an_event_with_the_next_number() -> None:
     assert name == b"event: error"
     told = msgspec.json.decode(data.removeprefix(b"data: "))
     assert (told["type"], told["code"], told["sequence_number"]) == ("error", "engine_died", 3)
+
+
+@pytest.mark.parametrize(
+    ("fields", "names"),
+    [
+        ({"input": "x", "store": False, "tools": [{"type": "function"}, {"type": "custom"}]}, []),
+        ({"input": "x", "store": True}, ["store"]),
+        ({"input": "x", "tools": [{"type": "web_search"}] * 2}, ["tools.web_search"]),
+        ({"input": [{"role": "user", "content": "a"}, {"type": "web_search_call"}]}, ["input.web_search_call"]),
+        ({"input": [{"type": "reasoning", "summary": [], "encrypted_content": "gAAA"}]}, ["input.reasoning.encrypted_content"]),
+        ({"input": [{"type": "reasoning", "summary": [{"type": "summary_text", "text": "a"}], "encrypted_content": "x"}]}, []),
+        ({"input": [{"type": "reasoning", "summary": []}]}, []),
+        ({"input": [{"type": "a\r\nset-cookie: b"}]}, ["input.other"]),
+        ({"input": 3, "tools": 4}, []),
+    ],
+)  # fmt: skip
+def test_what_is_left_out_is_named(fields: dict[str, Any], names: list[str]) -> None:
+    assert list(name_dropped(fields)) == names
+
+
+def test_there_is_a_bound_to_the_names() -> None:
+    assert len(name_dropped({"input": [{"type": f"t{n}"} for n in range(99)]})) == 32

@@ -61,6 +61,7 @@ class EchoEngine:
     def __init__(self) -> None:
         self._options = EchoOptions()
         self._model = ""
+        self._adapters: frozenset[str] = frozenset()
         self._slots: asyncio.Semaphore | None = None
         self._running = 0
         self._waiting = 0
@@ -75,6 +76,7 @@ class EchoEngine:
 
     async def start(self, start: Start, report: Report) -> Ready:
         self._model = start.spec.model_id
+        self._adapters = frozenset(start.spec.lora or {})
         try:
             options = self._options = read_options(self._model)
         except OptionsError as error:
@@ -95,8 +97,9 @@ class EchoEngine:
         )
 
     def routes(self) -> Mapping[str, Handler]:
-        pooled = {"/tokenize": TOKENIZE, **(EMBEDDER_ROUTES if self._options.embeddings else {})}
+        pooled = EMBEDDER_ROUTES if self._options.embeddings else {}
         routes = {path: self._pooled(route) for path, route in pooled.items()}
+        routes["/tokenize"] = self._tokenize
         if not self._options.embeddings:
             routes["/v1/chat/completions"] = self._chat
             routes["/v1/completions"] = self._complete
@@ -138,6 +141,11 @@ class EchoEngine:
         asked = openai.read_body(body, _RESPONSES)
         await self._answer(exchange, asked, ResponsesWriter(), plan_response)
 
+    async def _tokenize(self, exchange: Exchange, body: bytes) -> None:
+        self._check_wish()
+        head = self._head(TOKENIZE.prefix)
+        await exchange.answer(200, TOKENIZE.answer(body, self._options, head))
+
     def _pooled(self, route: Route) -> Handler:
         async def handle(exchange: Exchange, body: bytes) -> None:
             self._check_wish()
@@ -157,7 +165,7 @@ class EchoEngine:
     ) -> None:
         self._check_wish()
         answer = plan(asked, self._options)
-        head = self._head(writer.prefix)
+        head = self._head(writer.prefix, asked.model)
         async with self._slot():
             if asked.stream:
                 await self._stream(exchange, asked, writer, head, answer)
@@ -171,10 +179,9 @@ class EchoEngine:
         if status := self._options.fail_status:
             raise AskedToFailError(status)
 
-    def _head(self, prefix: str) -> Head:
-        return Head(
-            id=f"{prefix}{secrets.token_hex(12)}", created=int(time.time()), model=self._model
-        )
+    def _head(self, prefix: str, asked_id: str | None = None) -> Head:
+        model = asked_id if asked_id in self._adapters else self._model
+        return Head(id=f"{prefix}{secrets.token_hex(12)}", created=int(time.time()), model=model)
 
     async def _stream(
         self, exchange: Exchange, asked: A, writer: Writer, head: Head, answer: Answer
@@ -229,6 +236,17 @@ class EchoEngine:
             self._running -= 1
             if self._slots is not None:
                 self._slots.release()
+
+
+class EchoCounter(EchoEngine):
+    """Counts tokens without the engine. What a model asks for in its id happens when it is loaded, and not here."""
+
+    async def start(self, start: Start, report: Report) -> Ready:
+        self._model = start.spec.model_id
+        return Ready()
+
+    def routes(self) -> Mapping[str, Handler]:
+        return {"/tokenize": self._tokenize}
 
 
 class AskedToFailError(CortexError):

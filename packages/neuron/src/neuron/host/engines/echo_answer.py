@@ -55,6 +55,7 @@ class ChatAsked(msgspec.Struct, frozen=True):
     stop: str | list[str] | None = None
     tools: list[Tool] | None = None
     tool_choice: str | dict[str, Any] | None = None
+    model: str | None = None
 
 
 class CompletionAsked(msgspec.Struct, frozen=True):
@@ -65,6 +66,7 @@ class CompletionAsked(msgspec.Struct, frozen=True):
     stream_options: StreamOptions | None = None
     max_tokens: int | None = None
     stop: str | list[str] | None = None
+    model: str | None = None
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):

@@ -30,6 +30,7 @@ class ResponsesAsked(msgspec.Struct, frozen=True):
     stream_options: StreamOptions | None = None
     max_output_tokens: int | None = None
     previous_response_id: str | None = None
+    model: str | None = None
 
 
 def plan_response(asked: ResponsesAsked, options: EchoOptions) -> Answer:

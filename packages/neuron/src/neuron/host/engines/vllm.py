@@ -2,7 +2,9 @@
 """The vLLM engine: brings a model up in this process and its children, serves it, ends it.
 
 vllm            this: the order of things
-vllm_library    vLLM's engine and serving objects; it, and the next two, import vLLM
+vllm_counter    the same order for what only counts tokens
+vllm_library    vLLM's engine and serving objects; it, and the next three, import vLLM
+vllm_rendering  vLLM's prompts without an engine
 vllm_parsing    reasoning and calls taken out of answers, in the place that vLLM has for it
 vllm_forming    the form that an answer must have, in vLLM's words
 vllm_serving    a request's way through vLLM's serving objects
@@ -24,13 +26,14 @@ vllm_causes     the true cause of a failed start
 """
 
 import asyncio
+import contextlib
 import json
 import os
 import shutil
 import tempfile
 import time
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -44,7 +47,7 @@ from neuron.host.engines.vllm_adapters import check_adapters
 from neuron.host.engines.vllm_load import Load
 from neuron.host.engines.vllm_parsers import Parsers
 from neuron.host.engines.vllm_serving import Serving
-from neuron.host.messages import Activity, Phase, Ready, Start
+from neuron.host.messages import Activity, Phase, Ready, Start, Steps
 from neuron.host.processes import Watched, descendants
 
 # How vLLM names its processes. Others that it starts, for compilers say, may end when they like.
@@ -53,13 +56,16 @@ _PROCESS_NAME = "VLLM::"
 _PROBE_TOKENS = 3
 # One process needs about 1 s; ranks need several to end each other, and leave shared memory when killed.
 STOP_S = 10.0
+# Of its threads, beyond that.
+THREADS_STOP_S = 2.0
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  # nothing is made there by us
 
 
 class VllmEngine:
     """Runs one model on vLLM."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, stop_s: float = STOP_S) -> None:
+        self._stop_s = stop_s
         self._load = Load()
         self._running: Any = None
         self._scratch: Path | None = None
@@ -68,6 +74,8 @@ class VllmEngine:
         self._watched = Watched({})
         self._probed = 0
         self._asleep = False
+        # Told of each step; None: nobody is.
+        self._trace: Report | None = None
 
     @staticmethod
     def preload(settings: Mapping[str, Any]) -> None:
@@ -114,7 +122,7 @@ class VllmEngine:
         library = await asyncio.to_thread(_import_library)
         report(Phase(phase="configuring"))
         config, arguments, parsers = await asyncio.to_thread(
-            _configure, library, start, options, Path(scratch)
+            configure, library, library.configure, start, options, Path(scratch)
         )
         report(Phase(phase="loading"))
         # In a thread, so that the host goes on telling that it lives. EngineCore is then forked beside the
@@ -140,6 +148,9 @@ class VllmEngine:
         serving = Serving(library, self._running, self._model_id, parsers.thinking, settings)
         self._routes = serving.routes()
         memory = await self._running.rank_memory()
+        if start.traces:
+            await self._running.begin_memory_trace()
+            self._trace = report
         return self._describe(library.VERSIONS, parsers, memory)
 
     def _describe(
@@ -180,6 +191,10 @@ class VllmEngine:
     async def beat(self) -> None:
         if self._running is not None and self._routes:
             await self._running.beat()
+            if self._trace is not None:
+                free_mb = await self._running.take_memory_trace()
+                if any(free_mb):
+                    self._trace(Steps(free_mb=free_mb))
 
     async def probe(self) -> None:
         if self._asleep or self._work() - self._probed <= _PROBE_TOKENS:
@@ -210,7 +225,10 @@ class VllmEngine:
         tempfile.tempdir = None
         meetings = [file.name for file in scratch.glob("vllm_dist_*")]
         if running is not None:
-            await asyncio.to_thread(running.stop, STOP_S)
+            # It bounds the end of its processes, and not of its threads: one may be reading a long prompt.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._stop_s + THREADS_STOP_S):
+                    await asyncio.to_thread(running.stop, self._stop_s)
         await asyncio.to_thread(_sweep, scratch, meetings)
 
 
@@ -220,9 +238,18 @@ def _import_library() -> ModuleType:
     return vllm_library
 
 
-def _configure(
-    library: Any, start: Start, options: dict[str, Any], scratch: Path
+def configure(
+    library: Any,
+    build: Callable[[Namespace], Any],
+    start: Start,
+    options: dict[str, Any],
+    scratch: Path,
 ) -> tuple[Any, Namespace, Parsers]:
+    """The configuration that `build` makes, vLLM's arguments, and the parsers that understand the model. Blocks.
+
+    Raises:
+        StartFailedError: vLLM does not take the arguments.
+    """
     logging_file = scratch / "logging.json"
     logging_file.write_text(json.dumps(vllm_causes.logging_config(scratch / "causes")))
     options = {**options, "logging_config": {"pylogging_config_file": str(logging_file)}}
@@ -230,7 +257,7 @@ def _configure(
         arguments = library.read_arguments(vllm_options.write_arguments(options))
     except library.ArgumentsError as error:
         raise StartFailedError("invalid_spec", str(error), "Correct the spec.") from None
-    config = library.configure(arguments)
+    config = build(arguments)
     chosen = vllm_parsers.choose_parsers(*library.read_markers(config, arguments))
     parsers = chosen._replace(
         tool=start.spec.tool_parser or chosen.tool,

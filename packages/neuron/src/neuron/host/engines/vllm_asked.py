@@ -24,12 +24,14 @@ class Wish(NamedTuple):
         usage_chunk: a last chunk with the usage (`stream_options.include_usage`).
         usage_comment: the usage as an SSE comment at the end, for the gateway.
         text: the form of a response's text, for the answer to repeat; None: any.
+        dropped: names of what was left out of the request, for `x-cortex-dropped`.
     """
 
     thinking: bool = False
     usage_chunk: bool = False
     usage_comment: bool = False
     text: Any = None
+    dropped: tuple[str, ...] = ()
 
 
 def read_fields(body: bytes) -> Fields:

@@ -238,6 +238,18 @@ class Running:
         found: list[list[dict[str, float]]] = await self._engine.collective_rpc("end_logits_probe")
         return found[0]
 
+    async def begin_memory_trace(self) -> None:
+        """Have every rank note what each step leaves free."""
+        await self._engine.collective_rpc("begin_memory_trace")
+
+    async def take_memory_trace(self) -> list[list[int]]:
+        """By rank, MiB that were free at the end of each step since the last time; none where EngineCore is gone."""
+        try:
+            found: list[list[int]] = await self._engine.collective_rpc("take_memory_trace")
+        except EngineDeadError:  # `died` tells
+            return []
+        return found
+
     async def sleep(self, level: int) -> None:
         """Free the device's memory, as Engine.sleep says."""
         await self._engine.sleep(level)

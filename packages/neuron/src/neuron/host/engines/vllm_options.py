@@ -103,7 +103,7 @@ def plan_options(start: Start, settings: Settings, lora_rank: int = 0) -> dict[s
         "enable_prompt_tokens_details": True,
         "disable_log_stats": True,
         "disable_uvicorn_access_log": True,
-        "worker_extension_cls": "neuron.host.engines.vllm_probe.LogitsProbe",
+        "worker_extension_cls": "neuron.host.engines.vllm_probe.Probe",
         # Without it a model may write white space until its tokens are spent; the backend must be named.
         "structured_outputs_config": {"disable_any_whitespace": True, "backend": "xgrammar"},
     }
@@ -116,17 +116,25 @@ def plan_options(start: Start, settings: Settings, lora_rank: int = 0) -> dict[s
     return {name: value for name, value in options.items() if value is not None}
 
 
-def _plan_lora(settings: Settings, rank: int) -> dict[str, Any]:
-    modules = [{"name": name, "path": path} for name, path in settings.lora.items()]
+def lora_places(adapters: int, platform: str) -> int:
+    """How many adapters the engine has room for on its devices, of so many that it serves."""
     # On a CPU, requests of the model itself that run beside an adapter's are computed with the adapter of the last
     # place: that stays empty.
-    places = (
-        len(modules) + 1 if settings.platform == "cpu" else min(len(modules), MAX_LORAS_AT_ONCE)
-    )
+    return adapters + 1 if platform == "cpu" else min(adapters, MAX_LORAS_AT_ONCE)
+
+
+def lora_room(rank: int) -> int:
+    """The rank that room is made for, where this is the highest."""
+    return next(size for size in LORA_RANKS if size >= rank)
+
+
+def _plan_lora(settings: Settings, rank: int) -> dict[str, Any]:
+    modules = [{"name": name, "path": path} for name, path in settings.lora.items()]
+    places = lora_places(len(modules), settings.platform)
     return {
         "enable_lora": True,
         "lora_modules": [msgspec.json.encode(module).decode() for module in modules],
-        "max_lora_rank": next(size for size in LORA_RANKS if size >= rank),
+        "max_lora_rank": lora_room(rank),
         "max_loras": places,
         "max_cpu_loras": max(places, len(modules)),
     }

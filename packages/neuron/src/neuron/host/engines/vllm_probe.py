@@ -1,19 +1,41 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Mixed into vLLM's workers: what do the logits look like? Costs nothing until it is asked."""
+"""Mixed into vLLM's workers: what do the logits look like, and how much memory is free? Costs nothing until it is asked."""
 
 import os
+from collections import deque
 from typing import Any
 
 import torch
 
 MIB = 1024 * 1024
+# Between two times that they are taken.
+MAX_STEPS = 512
 
 
-class LogitsProbe:
-    """Looks at the logits of the next steps, between `begin_logits_probe` and `end_logits_probe`."""
+class Probe:
+    """Looks at the logits of the next steps, between `begin_logits_probe` and `end_logits_probe`; and at memory."""
 
     # vLLM's worker, which this is mixed into, has it.
     model_runner: Any
+
+    def begin_memory_trace(self) -> None:
+        """Note from now on what is free at the end of each step."""
+        runner = self.model_runner
+        execute = runner.execute_model
+        self._free_mb: deque[int] = deque(maxlen=MAX_STEPS)
+
+        def trace(*args: Any, **kwargs: Any) -> Any:
+            done = execute(*args, **kwargs)
+            self._free_mb.append(self.describe_memory()["free_mb"])
+            return done
+
+        runner.execute_model = trace
+
+    def take_memory_trace(self) -> list[int]:
+        """MiB that were free at the end of each step since the last time."""
+        taken = list(self._free_mb)
+        self._free_mb.clear()
+        return taken
 
     def describe_memory(self) -> dict[str, int]:
         """MiB that are free on this rank's device, and that it has; on the CPU, of the machine."""

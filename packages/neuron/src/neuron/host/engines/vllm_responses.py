@@ -5,6 +5,7 @@ Nothing is kept between two requests: who names an earlier response is told so, 
 Agents replay what other servers gave them, so items that are only of use to those are passed over. Pure.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -29,6 +30,9 @@ _ITEMS = frozenset(
 _TOOLS = frozenset({"function", "custom", "namespace"})
 _TEXTS = ("text", "refusal")
 _LINE_ENDS = "\r\n"
+# The names go into a header: a client must not be able to write its own there, nor fill it up.
+_SAFE = re.compile(r"[A-Za-z0-9_-]{1,64}")
+MAX_DROPPED_NAMES = 32
 
 
 def plan_response(fields: Fields) -> Fields:
@@ -51,6 +55,36 @@ def plan_response(fields: Fields) -> Fields:
     if isinstance(tools := asked.get("tools"), list):
         asked["tools"] = [tool for tool in tools if _is_ours(tool)]
     return asked
+
+
+def name_dropped(fields: Fields) -> tuple[str, ...]:
+    """What `plan_response` leaves out of a request, each once: items, tools, and a wish to have the answer kept."""
+    items, tools = fields.get("input"), fields.get("tools")
+    found = [
+        *(_name_item(item) for item in (items if isinstance(items, list) else ())),
+        *(
+            _write_name("tools", tool["type"])
+            for tool in (tools if isinstance(tools, list) else ())
+            if not _is_ours(tool)
+        ),
+        "store" if fields.get("store") is True else None,
+    ]
+    return tuple(dict.fromkeys(name for name in found if name is not None))[:MAX_DROPPED_NAMES]
+
+
+def _name_item(item: Any) -> str | None:
+    """What is left out of an item; None: nothing."""
+    if not isinstance(item, dict) or item.get("type") == _REFERENCE or _read_item(item) is not None:
+        return None
+    is_sealed = item.get("type") == "reasoning"
+    if is_sealed and not item.get("encrypted_content"):
+        return None
+    return "input.reasoning.encrypted_content" if is_sealed else _write_name("input", item["type"])
+
+
+def _write_name(where: str, kind: str) -> str:
+    """A name that can stand in a header, whatever a client called it."""
+    return f"{where}.{kind if _SAFE.fullmatch(kind) else 'other'}"
 
 
 def _is_ours(tool: Any) -> bool:

@@ -17,6 +17,7 @@ from cortex_core import openai, wire
 from cortex_core.errors import CortexError, VisionUnsupportedError
 from cortex_core.http.exchange import Exchange
 from cortex_core.http.front import Handler
+from cortex_core.http.headers import Headers
 from neuron.host.engines import (
     vllm_asked,
     vllm_failures,
@@ -34,16 +35,18 @@ CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
 EMBEDDINGS = "/v1/embeddings"
 RESPONSES = vllm_responses.PATH
+TOKENIZE = "/tokenize"
 # What is done to the fields of some paths before what is done to all.
 _PLANS: dict[str, Callable[[Fields], Fields]] = {
     RESPONSES: lambda fields: vllm_responses.plan_response(vllm_asked.drop_nulls(fields)),
     EMBEDDINGS: lambda fields: vllm_asked.plan_embedding(vllm_asked.drop_nulls(fields)),
     "/v1/score": vllm_asked.drop_nulls,
     "/v1/rerank": vllm_asked.drop_nulls,
-    "/tokenize": vllm_asked.drop_nulls,
+    TOKENIZE: vllm_asked.drop_nulls,
 }
 Stream = vllm_wire.Stream | ResponseStream
 _EVENT_STREAM = ((b"content-type", b"text/event-stream"), (b"cache-control", b"no-cache"))
+_JSON = (b"content-type", b"application/json")
 _ENCODE = msgspec.json.Encoder()
 
 
@@ -95,7 +98,7 @@ class Serving:
                 await self._stream(exchange, answer, wish)
             else:
                 body_out = self._shape(exchange.path, self._library.read_answer(answer), wish)
-                await exchange.answer(200, _ENCODE.encode(body_out))
+                await exchange.answer(200, _ENCODE.encode(body_out), [_JSON, *_told(wish)])
 
         return handle
 
@@ -105,7 +108,8 @@ class Serving:
             raise VisionUnsupportedError(model=self._model_id)
         vllm_media.check_urls(fields, self._media_domains)
         plan = _PLANS.get(exchange.path)
-        return vllm_asked.plan_request(
+        dropped = vllm_responses.name_dropped(fields) if exchange.path == RESPONSES else ()
+        asked, wish = vllm_asked.plan_request(
             plan(fields) if plan else fields,
             self._model_id,
             adapters=self._adapters,
@@ -114,6 +118,7 @@ class Serving:
             usage_comment=exchange.path in {CHAT, COMPLETIONS}
             and vllm_asked.is_yes(exchange.header(wire.USAGE.encode())),
         )
+        return asked, wish._replace(dropped=dropped)
 
     def _shape(self, path: str, answer: Fields, wish: Wish) -> Fields:
         if path == CHAT:
@@ -134,7 +139,7 @@ class Serving:
                         return
                     # Status and headers wait for the first event: until then a failure has a clean status.
                     if exchange.status is None:
-                        await exchange.start(200, _EVENT_STREAM)
+                        await exchange.start(200, [*_EVENT_STREAM, *_told(wish)])
                     if out := stream.feed(event):
                         await exchange.write(out)
         except self._library.STREAM_ERRORS as error:
@@ -163,6 +168,13 @@ class Serving:
 
     def _refused(self, refusal: Refusal) -> CortexError:
         return vllm_failures.read_refusal(refusal, self._model_id)
+
+
+def _told(wish: Wish) -> Headers:
+    """What was left out of the request."""
+    if not wish.dropped:
+        return []
+    return [(wire.DROPPED.encode(), ", ".join(wish.dropped).encode())]
 
 
 def _end_if_cancelled() -> None:

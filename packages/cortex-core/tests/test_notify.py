@@ -5,7 +5,7 @@ import tempfile
 
 import pytest
 
-from neuron.notify import feed_watchdog, notify
+from cortex_core.notify import feed_watchdog, notify
 
 
 def test_the_service_manager_hears_each_state() -> None:

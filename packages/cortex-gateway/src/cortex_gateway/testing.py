@@ -1,0 +1,401 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The test kit: a fleet in simulated time, on which what plan, placement and eviction decide is carried out and judged.
+
+The simulated gateway acts as dispatcher, loader and displacer do, and looks at its neurons every five seconds and after
+each move. The simulated neurons have memory that can run out, and refuse a load that does not fit; they can be lost, and
+come back empty. Clients may leave, and operators pin models and drain nodes.
+"""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import Any
+
+from cortex_core.catalogue import Catalogue, Model
+from cortex_core.node import DeviceHealth, Health, ModelState
+from cortex_core.testing import make_device, make_discovery
+from cortex_gateway.config import EvictionSettings
+from cortex_gateway.eviction import Displace, Room, is_pinned
+from cortex_gateway.fleet import Fleet, Report
+from cortex_gateway.placement import room_at
+from cortex_gateway.routing.least_busy import least_busy
+from cortex_gateway.routing.plan import Load, Queue, Refuse, Serve, Wait, Wake, plan
+from cortex_gateway.view import Place
+
+STEP_S = 0.5
+POLL_S = 5.0
+LOAD_S, WAKE_S, SLEEP_S, UNLOAD_S = 10.0, 2.0, 1.0, 1.0
+ASLEEP_MB = 500
+
+
+class BrokenRuleError(AssertionError):
+    """What must never happen was decided."""
+
+
+def check(is_kept: bool, says: str) -> None:
+    """A rule. Raises BrokenRuleError: it is not kept."""
+    if not is_kept:
+        raise BrokenRuleError(says)
+
+
+class Engine:
+    """A model on a simulated node."""
+
+    def __init__(self, model: Model, devices: list[int], share_mb: int) -> None:
+        self.model = model
+        self.devices = devices
+        self.share_mb = share_mb
+        self.status = "loading"
+        self.held_mb = share_mb
+
+
+class Machine:
+    """A simulated node: what is really there."""
+
+    def __init__(self, name: str, sizes_mb: list[int]) -> None:
+        self.name = name
+        self.sizes_mb = sizes_mb
+        self.engines: dict[str, Engine] = {}
+        self.is_down = False
+        self.started_s = 0.0
+        self.discovery = make_discovery(
+            *(make_device(i, size) for i, size in enumerate(sizes_mb)), harnesses=("vllm",)
+        )
+
+    def free_mb(self, index: int) -> int:
+        """Of a device, really."""
+        held = sum(e.held_mb for e in self.engines.values() if index in e.devices)
+        return self.sizes_mb[index] - held
+
+    def begin_load(self, model: Model) -> bool:
+        """As a neuron does: on the devices with most room, or not at all."""
+        check(model.id not in self.engines, "loaded twice on one node")
+        share_mb = -(-(model.vram_mb or 0) // model.min_devices)
+        roomy = sorted(range(len(self.sizes_mb)), key=self.free_mb, reverse=True)
+        chosen = roomy[: model.min_devices]
+        if len(chosen) < model.min_devices or any(self.free_mb(i) < share_mb for i in chosen):
+            return False
+        self.engines[model.id] = Engine(model, chosen, share_mb)
+        return True
+
+    def begin_wake(self, engine: Engine) -> bool:
+        """Whether there is room for it."""
+        if any(self.free_mb(i) + ASLEEP_MB < engine.share_mb for i in engine.devices):
+            return False
+        engine.status, engine.held_mb = "loading", engine.share_mb
+        return True
+
+    def report(self, now_s: float) -> Report:
+        """What a look at it finds."""
+        states = tuple(
+            ModelState(
+                id=name,
+                harness="vllm",
+                status=engine.status,
+                devices=engine.devices,
+                vram_used_mb=engine.held_mb * len(engine.devices),
+                can_sleep=engine.model.engine_args is not None,
+            )
+            for name, engine in self.engines.items()
+        )
+        devices = [
+            DeviceHealth(index=i, vram_free_mb=self.free_mb(i)) for i in range(len(self.sizes_mb))
+        ]
+        health = Health(uptime_secs=now_s - self.started_s + 1, devices=devices)
+        return Report(models=states, discovery=self.discovery, health=health)
+
+
+class Ask:
+    """One request. `ended` is `served`, `left`, `died`, or the code that it was refused with."""
+
+    def __init__(self, model: str, at_s: float, works_s: float, patience_s: float | None) -> None:
+        self.model = model
+        self.at_s = at_s
+        self.works_s = works_s
+        self.patience_s = patience_s
+        self.node: str | None = None
+        self.held = ExitStack()
+        self.is_held = False
+        self.queued_s: float | None = None
+        self.ends_s: float | None = None
+        self.ended: str | None = None
+        self.ended_s = at_s
+        self.began_s = at_s
+
+    @property
+    def waits(self) -> bool:
+        """Whether it is held."""
+        return self.is_held and self.ends_s is None and self.ended is None
+
+
+class Flight:
+    """A load or wake under way, as the loader carries it out."""
+
+    def __init__(self, wanted: Load | Wake, now_s: float) -> None:
+        self.wanted = wanted
+        self.began_s = now_s
+        self.going: Displace | None = None
+        self.drain_until_s = 0.0
+        self.busy_until_s: float | None = None
+        self.is_coming = False
+
+
+# What happens to a node: what, seconds from the beginning, number of the node, number of a model.
+Event = tuple[str, float, int, int]
+
+
+class Simulation:
+    """One gateway and its nodes."""
+
+    def __init__(
+        self,
+        machines: list[Machine],
+        models: list[Model],
+        rules: EvictionSettings,
+        events: list[Event] = [],  # noqa: B006 - read alone
+    ) -> None:
+        self.machines = {machine.name: machine for machine in machines}
+        self.catalogue = Catalogue(models=models)
+        self.models = {model.id: model for model in models}
+        self.rules = rules
+        self.fleet = Fleet([(name, "http://x") for name in self.machines])
+        self.flights: dict[Place, Flight] = {}
+        self.now_s = 1000.0
+        self.events = sorted((1000.0 + at_s, what, node, m) for what, at_s, node, m in events)
+        self.swaps = 0
+        self.loads = 0
+        for name in self.machines:
+            self.poll(name)
+
+    def poll(self, name: str) -> None:
+        """Look at a node; who waits for a load there is told when it is down."""
+        if not self.machines[name].is_down:
+            self.fleet.apply_report(name, self.machines[name].report(self.now_s), self.now_s)
+        elif self.fleet.apply_miss(name):
+            for place in [place for place in self.flights if place[0] == name]:
+                self.fail(place, "no_healthy_node")
+
+    def happen(self) -> None:
+        """What an operator does, or a machine."""
+        while self.events and self.events[0][0] <= self.now_s:
+            _, what, node, number = self.events.pop(0)
+            name = list(self.machines)[node % len(self.machines)]
+            machine = self.machines[name]
+            model_id = self.catalogue.models[number % len(self.catalogue.models)].id
+            match what:
+                case "pin" | "unpin":
+                    self.fleet.note_pin((name, model_id), pinned=what == "pin")
+                case "drain" | "undrain":
+                    self.fleet.note_drain(name, drained=what == "drain")
+                case "lose":
+                    machine.is_down = True
+                    machine.engines.clear()
+                    for ask in self.asks:
+                        if ask.node == name and ask.ended is None:
+                            self.end(ask, "died")
+                case "return" if machine.is_down:
+                    machine.is_down, machine.started_s = False, self.now_s
+
+    def run(self, asks: list[Ask], until_s: float) -> None:
+        """Step by step, until each request has ended, or time is up."""
+        self.asks = asks
+        polled_s = self.now_s
+        while self.now_s < until_s and (self.flights or any(a.ended is None for a in asks)):
+            self.happen()
+            for ask in asks:
+                if ask.ends_s is not None and ask.ended is None and self.now_s >= ask.ends_s:
+                    self.end(ask, "served")
+                elif ask.waits and ask.patience_s and self.now_s - ask.at_s >= ask.patience_s:
+                    self.end(ask, "left")
+            for place, flight in list(self.flights.items()):
+                if self.flights.get(place) is flight:
+                    self.fly(place, flight)
+            if self.now_s - polled_s >= POLL_S:
+                polled_s = self.now_s
+                for name in self.machines:
+                    self.poll(name)
+            for ask in asks:
+                if ask.at_s <= self.now_s and ask.ends_s is None and ask.ended is None:
+                    self.place(ask)
+            self.look()
+            self.now_s += STEP_S
+
+    def end(self, ask: Ask, how: str) -> None:
+        """It has its answer, or none."""
+        ask.held.close()
+        ask.ended, ask.ended_s = how, self.now_s
+
+    def place(self, ask: Ask) -> None:
+        """Decide what becomes of a request, as the dispatcher does."""
+        decision = plan(
+            self.fleet.view(),
+            self.catalogue,
+            ask.model,
+            least_busy,
+            eviction=self.rules,
+            now_s=self.now_s,
+        )
+        if isinstance(decision, Serve):
+            ask.held.close()
+            machine = self.machines[decision.node]
+            if machine.is_down:  # not noticed yet
+                self.end(ask, "died")
+                return
+            if machine.started_s and decision.model_id not in machine.engines:
+                self.end(ask, "died")  # it came back before it was missed
+                return
+            ask.node = decision.node
+            status = machine.engines[decision.model_id].status
+            check(status == "loaded", "a request was sent where the model is not up")
+            ask.held.enter_context(
+                self.fleet.serving(decision.node, decision.model_id, lambda: self.now_s)
+            )
+            ask.began_s = self.now_s
+            ask.ends_s = self.now_s + ask.works_s
+        elif isinstance(decision, Refuse):
+            self.end(ask, decision.code)
+        else:
+            self.hold(ask, decision)
+
+    def hold(self, ask: Ask, decision: Wait | Queue | Load | Wake) -> None:
+        """Have it wait, and begin what it waits for."""
+        if not ask.is_held:
+            ask.is_held = True
+            ask.held.enter_context(self.fleet.holding(ask.model))
+        if isinstance(decision, Queue):
+            if ask.queued_s is None:
+                ask.queued_s = self.now_s
+                ask.held.enter_context(self.fleet.queueing(ask.model, ask.at_s, decision.nodes))
+            if self.now_s - ask.queued_s >= self.rules.max_wait_s:
+                self.end(ask, "insufficient_vram")
+        elif isinstance(decision, Load | Wake):
+            check(decision.place not in self.flights, "two loads of one model on one node")
+            self.flights[decision.place] = Flight(decision, self.now_s)
+            self.fleet.note_load_begun(decision.place, decision.claims_mb)
+            self.fleet.note_leaving(decision.place, [each.place for each in decision.displaces])
+
+    def fly(self, place: Place, flight: Flight) -> None:
+        """One step of what the loader and the displacer do."""
+        machine = self.machines[place[0]]
+        if machine.is_down or machine.started_s > flight.began_s:
+            self.fail(place, "no_healthy_node")
+            return
+        if flight.busy_until_s is not None:
+            if self.now_s < flight.busy_until_s:
+                return
+            flight.busy_until_s = None
+            self.settle(machine, place, flight)
+            if flight.is_coming:
+                self.land(place)
+                return
+        if flight.going is not None:
+            self.drain(machine, place, flight, flight.going)
+            return
+        view = self.fleet.view()
+        found = room_at(view, self.catalogue, view.node(place[0]), place[1], self.rules, self.now_s)
+        if not isinstance(found, Room):
+            self.land(place)
+        elif found.displaces:
+            self.fleet.note_load_begun(place, found.claims_mb)
+            self.fleet.note_leaving(place, [each.place for each in found.displaces])
+            flight.going = found.displaces[0]
+            flight.drain_until_s = self.now_s + self.rules.drain_s
+        else:
+            self.bring_up(machine, place, flight)
+
+    def bring_up(self, machine: Machine, place: Place, flight: Flight) -> None:
+        """Begin a load or a wake, for which there must be room."""
+        if isinstance(flight.wanted, Wake):
+            fits = machine.begin_wake(machine.engines[place[1]])
+            took_s = WAKE_S
+        else:
+            fits = machine.begin_load(self.models[place[1]])
+            took_s = LOAD_S
+            self.loads += 1
+        check(fits, f"{place} was to come up where it has no room")
+        flight.is_coming = True
+        flight.busy_until_s = self.now_s + took_s
+
+    def drain(self, machine: Machine, place: Place, flight: Flight, going: Displace) -> None:
+        """Let its work end, then begin to move it down."""
+        if self.fleet.in_flight(going.place):
+            if self.now_s >= flight.drain_until_s:
+                self.fail(place, "insufficient_vram")
+            return
+        view = self.fleet.view()
+        if view.is_pinned(going.node, going.model_id):  # while its work ended
+            flight.going = None
+            return
+        model, claimant = self.models[going.model], self.models[flight.wanted.model]
+        pinned = is_pinned(view, model, going.node, going.model_id)
+        check(not pinned, "a pinned model was displaced")
+        if self.rules.strategy == "priority":
+            check(model.priority <= claimant.priority, "a higher priority was displaced")
+        self.swaps += 1
+        flight.busy_until_s = self.now_s + (SLEEP_S if going.how == "sleep" else UNLOAD_S)
+        machine.engines[going.model_id].status = "unloading"
+
+    def settle(self, machine: Machine, place: Place, flight: Flight) -> None:
+        """What was under way is done."""
+        if flight.is_coming:
+            machine.engines[place[1]].status = "loaded"
+        elif flight.going is not None:
+            gone, flight.going = flight.going, None
+            if gone.how == "sleep":
+                engine = machine.engines[gone.model_id]
+                engine.status, engine.held_mb = "sleeping", ASLEEP_MB
+            else:
+                del machine.engines[gone.model_id]
+        self.poll(machine.name)
+
+    def fail(self, place: Place, code: str) -> None:
+        """Everyone who waits for it is told."""
+        flight = self.flights[place]
+        self.land(place)
+        for ask in self.asks:
+            if ask.waits and ask.model == flight.wanted.model:
+                self.end(ask, code)
+
+    def land(self, place: Place) -> None:
+        """It is over, however it ended."""
+        del self.flights[place]
+        self.fleet.note_load_ended(place)
+
+    def look(self) -> None:
+        """Whether every rule is kept now."""
+        for machine in self.machines.values():
+            for index in range(len(machine.sizes_mb)):
+                check(machine.free_mb(index) >= 0, f"{machine.name} is over its memory")
+        for place, count in self.fleet.view().in_flight.items():
+            check(not self.machines[place[0]].is_down, f"requests are at {place}, which is lost")
+            status = self.machines[place[0]].engines[place[1]].status
+            check(status == "loaded", f"{place} was {status} with {count} requests in flight")
+
+
+# Seconds after the one before, number of the model, seconds of work, and after how many seconds the client leaves.
+Arrival = tuple[float, int, float] | tuple[float, int, float, float | None]
+
+
+def simulate(
+    nodes: list[list[int]],
+    models: list[Model],
+    arrivals: Sequence[Arrival],
+    rules: EvictionSettings,
+    events: list[Event] = [],  # noqa: B006 - read alone
+) -> tuple[Simulation, list[Ask]]:
+    """Run requests on nodes, each given as the sizes of its devices."""
+    machines = [Machine("abc"[i], sizes) for i, sizes in enumerate(nodes)]
+    simulation = Simulation(machines, models, rules, events)
+    at_s = simulation.now_s
+    asks = []
+    for gap_s, number, works_s, *patience_s in arrivals:
+        at_s += gap_s
+        patient = patience_s[0] if patience_s else None
+        asks.append(Ask(models[number % len(models)].id, at_s, works_s, patient))
+    # Whoever waits has its turn or its refusal in max_wait_s, and what comes then is bounded too.
+    simulation.run(asks, at_s + rules.max_wait_s * 2 + rules.drain_s * 2 + 600)
+    return simulation, asks
+
+
+def model(number: int, vram_mb: int, **fields: Any) -> Model:
+    """`engine_args` stands for one that can sleep."""
+    return Model(id=f"m{number}", vram_mb=vram_mb, **fields)

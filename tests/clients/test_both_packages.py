@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What both vendors' packages do on echo engines: images, forms, failing tools, engines that die, cold loads."""
+
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import anthropic
+import openai
+import pytest
+
+pytestmark = pytest.mark.slow
+
+PLAIN = "echo/plain"
+CALLS = "echo/calls?tools=1"
+SLOW = "echo/slow?tokens=1000&token_s=0.05"
+BREAKS = "echo/breaks?fail=stream&tokens=50"
+COLD = "echo/cold?load_s=2"
+MODELS = (PLAIN, CALLS, SLOW, BREAKS, COLD)
+CATALOGUE = "".join(f'[[models]]\nid = "{model}"\nharness = "echo"\n' for model in MODELS)
+# A cold load is to be held with signs of life, in a test's time.
+CONFIG = "[loading]\ncommit_after_s = 0.3\nkeepalive_s = 0.3\n"
+TEXT = "one two three"
+PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+SCHEMA: Any = {
+    "type": "object",
+    "properties": {"city": {"type": "string"}},
+    "required": ["city"],
+    "additionalProperties": False,
+}
+ASKED: Any = [{"role": "user", "content": TEXT}]
+
+
+@pytest.fixture
+async def endpoint(fleet: Any) -> AsyncIterator[str]:
+    neuron = await fleet.neuron()
+    gateway = await fleet.gateway(neuron, models=CATALOGUE, config=CONFIG)
+    yield gateway.endpoint
+    # Whatever was left in the middle has ended on the neuron as well.
+    await neuron.until("/health", lambda h: not any(m["running"] for m in h["models"]))
+
+
+async def test_openai(endpoint: str) -> None:
+    async with openai.AsyncOpenAI(
+        base_url=f"{endpoint}/v1", api_key="none", max_retries=0
+    ) as client:
+        chat: Any = client.chat.completions
+        picture = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PIXEL}"}}
+        seen = [{"role": "user", "content": [{"type": "text", "text": TEXT}, picture]}]
+        assert (await chat.create(model=PLAIN, messages=seen)).choices[0].message.content == TEXT
+
+        form = {
+            "type": "json_schema",
+            "json_schema": {"name": "place", "strict": True, "schema": SCHEMA},
+        }
+        wanted = [{"role": "user", "content": '{"city": "Paris"}'}]
+        formed = await chat.create(model=PLAIN, messages=wanted, response_format=form)
+        assert json.loads(formed.choices[0].message.content) == {"city": "Paris"}
+
+        function = {"name": "get_weather", "arguments": '{"city": "Paris"}'}
+        call = {"id": "call_1", "type": "function", "function": function}
+        failed = [
+            *ASKED,
+            {"role": "assistant", "content": None, "tool_calls": [call]},
+            {"role": "tool", "tool_call_id": "call_1", "content": "Error: no network"},
+        ]
+        told = await chat.create(model=CALLS, messages=failed)
+        assert told.choices[0].message.content == "Error: no network"
+
+        cold = await chat.create(model=COLD, messages=ASKED, stream=True)
+        assert "".join([c.choices[0].delta.content or "" async for c in cold]) == TEXT
+
+        async for _ in await chat.create(model=SLOW, messages=ASKED, stream=True):
+            break
+        with pytest.raises(openai.APIError) as broken:
+            async for _ in await chat.create(model=BREAKS, messages=ASKED, stream=True):
+                pass
+        assert broken.value.code == "engine_died"
+
+
+async def test_anthropic(endpoint: str) -> None:
+    async with anthropic.AsyncAnthropic(base_url=endpoint, api_key="none", max_retries=0) as client:
+        create: Any = client.messages.create
+        source = {"type": "base64", "media_type": "image/png", "data": PIXEL}
+        parts = [{"type": "image", "source": source}, {"type": "text", "text": TEXT}]
+        seen = [{"role": "user", "content": parts}]
+        assert (await create(model=PLAIN, max_tokens=9, messages=seen)).content[0].text == TEXT
+
+        wanted = [{"role": "user", "content": '{"city": "Paris"}'}]
+        form = {"output_config": {"format": {"type": "json_schema", "schema": SCHEMA}}}
+        formed = await create(model=PLAIN, max_tokens=9, messages=wanted, extra_body=form)
+        assert json.loads(formed.content[0].text) == {"city": "Paris"}
+
+        use = {"type": "tool_use", "id": "call_1", "name": "get_weather", "input": {"city": "Paris"}}  # fmt: skip
+        result = {"type": "tool_result", "tool_use_id": "call_1", "content": "no network"}
+        failed = [
+            *ASKED,
+            {"role": "assistant", "content": [use]},
+            {"role": "user", "content": [{**result, "is_error": True}]},
+        ]
+        told = await create(model=CALLS, max_tokens=9, messages=failed)
+        assert told.content[0].text == "Error: no network"
+
+        counted = await client.messages.count_tokens(model=COLD, messages=ASKED)
+        assert counted.input_tokens == 3
+        async with client.messages.stream(model=COLD, max_tokens=9, messages=ASKED) as cold:
+            assert await cold.get_final_text() == TEXT
+
+        async with client.messages.stream(model=SLOW, max_tokens=999, messages=ASKED) as slow:
+            async for _ in slow:
+                break
+        breaks = await create(model=BREAKS, max_tokens=99, messages=ASKED, stream=True)
+        with pytest.raises(anthropic.APIStatusError) as broken:
+            async for _ in breaks:
+                pass
+        body: Any = broken.value.body
+        assert body["error"]["code"] == "engine_died"
