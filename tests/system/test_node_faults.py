@@ -113,8 +113,8 @@ ROWS = [
         "stopped",
         stop,
         {TIMEOUT},
-        {TIMEOUT, NO_NODE},
-        # what has been sent there may be at work: it is not sent twice
+        # who hears nothing until the node is known to be down is asked elsewhere; a stream is given up before
+        {TIMEOUT, CONNECTION, NO_NODE},
         shared={WELL, TIMEOUT},
         shared_stream={WELL, TIMEOUT},
         goes_down=True,
