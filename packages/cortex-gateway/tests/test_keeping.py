@@ -171,3 +171,59 @@ async def test_another_replica_is_asked_after_the_headers_too(fake: Any, start: 
         answer = await asked
     assert answer.status == 200
     assert answer.body.endswith(EVENT + DONE)
+
+
+def silent_neuron(fake: Any, gate: asyncio.Event) -> Any:
+    """Has its model up, and says nothing to a request until the gate opens: nor is its head told before."""
+    neuron = fake(make_state("m"))
+    neuron.answer = lambda n: (200, SSE, [gate, EVENT, END, DONE])
+    return neuron
+
+
+async def test_who_waits_for_a_silent_node_is_kept_too(fake: Any, start: Any) -> None:
+    gate = asyncio.Event()
+    neuron = silent_neuron(fake, gate)
+    async with start(neuron, models=ECHO, loading=SOON) as fleet:
+        answer = await fleet.ask(stream=True, on_message=opens(gate, after=3))
+    assert answer.chunks[:2] == [b": phase=waiting\n\n"] * 2
+    assert answer.body.endswith(b"\n\n" + EVENT + END + DONE)
+    assert answer.header(b"x-cortex-node") == b"a"
+    assert answer.header(b"x-cortex-decision") == b"serve"
+
+
+async def test_who_has_an_answer_soon_gets_nothing_else(fake: Any, start: Any) -> None:
+    gate = asyncio.Event()
+    gate.set()
+    async with start(silent_neuron(fake, gate), models=ECHO) as fleet:
+        answer = await fleet.ask(stream=True)
+    assert answer.body == EVENT + END + DONE
+
+
+async def test_a_silent_node_that_refuses_in_the_end_is_told_in_the_stream_or_passed_by(
+    fake: Any, start: Any
+) -> None:
+    refusal = b'{"error": {"message": "too many", "code": "queue_full"}}'
+    gate = asyncio.Event()
+    first, second = fake(make_state("m")), fake(make_state("m"))
+    first.answer = lambda n: (429, [(b"content-type", b"application/json")], [gate, refusal])
+    second.answer = lambda n: (200, SSE, [EVENT, END, DONE])
+    async with start(first, models=ECHO, loading=SOON) as fleet:
+        alone = await fleet.ask(stream=True, on_message=opens(gate, after=2))
+    gate.clear()
+    async with start(first, second, models=ECHO, loading=SOON) as fleet:
+        beside = await fleet.ask(stream=True, on_message=opens(gate, after=2))
+    assert alone.status == 200
+    assert b'"code":"queue_full"' in alone.body
+    assert alone.body.endswith(DONE)
+    assert beside.body.startswith(b": phase=waiting")
+    assert beside.body.endswith(EVENT + END + DONE)
+
+
+async def test_what_is_left_out_is_named_though_the_headers_go_early(fake: Any, start: Any) -> None:
+    gate = asyncio.Event()
+    for neuron in (slow_neuron(fake, gate), silent_neuron(fake, gate)):
+        gate.clear()
+        asked = {**MESSAGES, "container": "c"}
+        async with start(neuron, models=ECHO, loading=SOON) as fleet:
+            answer = await fleet.ask(stream=True, on_message=opens(gate, after=2), **asked)
+        assert answer.header(b"x-cortex-dropped") == b"container"

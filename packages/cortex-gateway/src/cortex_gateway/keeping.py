@@ -4,14 +4,18 @@
 import asyncio
 import re
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import assert_never
 
 from cortex_core.http.exchange import ClientGoneError
 from cortex_core.node import Progress
 from cortex_gateway.config import LoadingSettings
 from cortex_gateway.fleet import Fleet
-from cortex_gateway.routing.plan import Load, Queue, Wait, Wake
+from cortex_gateway.routing.plan import Load, Queue, Serve, Wait, Wake
 from cortex_gateway.turn import Turn
+
+Held = Wait | Queue | Wake | Load | Serve
 
 _NO_WORD = re.compile(r"[^A-Za-z0-9_]+")
 
@@ -29,7 +33,24 @@ class Keeper:
         self._commit_after_s = settings.commit_after_s
         self._keepalive_s = settings.keepalive_s
 
-    async def run(self, turn: Turn, held_by: Wait | Queue | Wake | Load) -> None:
+    @asynccontextmanager
+    async def beside(self, turn: Turn, served: Serve) -> AsyncIterator[None]:
+        """Do so while a node is asked, and has said nothing: it reads a long prompt, or lets the request wait its turn."""
+        # A task only for who waits that long: most do not.
+        tasks: set[asyncio.Task[None]] = set()
+        loop = asyncio.get_running_loop()
+        due_s = max(0.0, self._next_s(turn) - time.monotonic())
+        timer = loop.call_later(due_s, lambda: tasks.add(loop.create_task(self.run(turn, served))))
+        try:
+            yield
+        finally:
+            timer.cancel()
+            for task in tasks:
+                task.cancel()
+            if tasks:
+                await asyncio.wait(tasks)
+
+    async def run(self, turn: Turn, held_by: Held) -> None:
         """Write to the client until cancelled; return at once where it wants no stream, or when it has left."""
         ping = turn.dialect.ping
         if not turn.asked.stream or ping is None:
@@ -39,7 +60,7 @@ class Keeper:
                 await asyncio.sleep(self._next_s(turn) - time.monotonic())
                 turn.kept_s = time.monotonic()
                 if not turn.is_open:
-                    await turn.open()
+                    await turn.open(held_by if isinstance(held_by, Serve) else None)
                 await turn.exchange.write(write_comment(self._progress(held_by)) + ping)
         except ClientGoneError:  # who serves it is told so too
             return
@@ -50,8 +71,10 @@ class Keeper:
             return turn.kept_s + self._keepalive_s
         return turn.began_s + self._commit_after_s
 
-    def _progress(self, held_by: Wait | Queue | Wake | Load) -> Progress:
+    def _progress(self, held_by: Held) -> Progress:
         match held_by:
+            case Serve():
+                return Progress(phase="waiting")
             case Queue():
                 return Progress(phase="queued")
             case Wake():

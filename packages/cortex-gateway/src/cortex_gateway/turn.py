@@ -124,10 +124,14 @@ class Turn:
         self.dialect = dialect
         self.exchange.notes["dialect"] = dialect.name
 
-    async def open(self) -> None:
-        """Send the headers of a stream, though it is not known yet who serves it, or whether anybody does."""
+    async def open(self, served: Serve | None) -> None:
+        """Send the headers of a stream, though nobody has answered yet; None: nor is it known who is to."""
         self.is_open = True
-        await self.exchange.start(200, [*_STREAM, (_DECISION, self.decision.encode())])
+        if served is not None:
+            ours = self.answer_headers(served, self.overhead_s, [])
+        else:
+            ours = [*self._dropped_header([]), (_DECISION, self.decision.encode())]
+        await self.exchange.start(200, [*_STREAM, *ours])
 
     def cut(self) -> None:
         """End it now, where it stands."""
@@ -147,13 +151,16 @@ class Turn:
 
     def answer_headers(self, served: Serve, overhead_s: float, reply: Headers) -> Headers:
         """What the client is told beside the headers of the neuron's `reply`, which may name what it dropped as well."""
-        ours = ", ".join(self.dialect.notes(self.asked).dropped)
-        dropped = [ours.encode("ascii", "backslashreplace"), find(reply, _DROPPED)]
         return [
-            *([(_DROPPED, b", ".join(filter(None, dropped)))] if any(dropped) else []),
+            *self._dropped_header(reply),
             (_NODE, served.node.encode()),
             # an operator may call a model what they like, a header holds ASCII
             (_MODEL, served.model.encode("ascii", "backslashreplace")),
             (_DECISION, self.decision.encode()),
             (_OVERHEAD_MS, f"{overhead_s * 1000:.3f}".encode()),
         ]
+
+    def _dropped_header(self, reply: Headers) -> Headers:
+        ours = ", ".join(self.dialect.notes(self.asked).dropped)
+        dropped = [ours.encode("ascii", "backslashreplace"), find(reply, _DROPPED)]
+        return [(_DROPPED, b", ".join(filter(None, dropped)))] if any(dropped) else []

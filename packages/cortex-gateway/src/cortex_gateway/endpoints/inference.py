@@ -29,6 +29,7 @@ from cortex_gateway.dispatcher import Dispatcher
 from cortex_gateway.endpoints import counting
 from cortex_gateway.fleet import Fleet
 from cortex_gateway.journal import Journal
+from cortex_gateway.keeping import Keeper
 from cortex_gateway.metrics import Done, Metrics
 from cortex_gateway.routing.plan import Serve
 from cortex_gateway.telling import telling
@@ -85,6 +86,7 @@ class Inference:
         self._metrics = metrics
         self._idle_timeout_s = config.gateway.idle_timeout_s
         self._default_model = config.default_model
+        self._keeper = Keeper(fleet, config.loading)
         self._running: set[Turn] = set()
 
     async def infer(self, exchange: Exchange, body: bytes) -> None:
@@ -252,7 +254,10 @@ class Inference:
         """Its answer, once that has begun. Raises UpstreamConnectionError: the node was lost before; or as `Client.open`."""
         async with AsyncExitStack() as stack:
             try:
-                async with asyncio.timeout(None) as turn.unheard:
+                async with (
+                    self._keeper.beside(turn, served),
+                    asyncio.timeout(None) as turn.unheard,
+                ):
                     reply = await stack.enter_async_context(self._open(turn, served))
             except TimeoutError:
                 reason = "the node went down before it answered"
