@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import pytest
 import uvloop
 
-ON_EACH_LOOP = {"test_client", "test_cycle", "test_inbound", "test_pool"}
+ON_EACH_LOOP = {"test_client", "test_cycle", "test_inbound", "test_inbound_refusals", "test_pool"}
 
 
 def pytest_asyncio_loop_factories(

@@ -2,6 +2,7 @@
 """One request and its answer: how answers are framed, and who waits for whom."""
 
 import asyncio
+import contextlib
 
 import pytest
 
@@ -139,3 +140,11 @@ async def test_an_application_that_does_not_answer_breaks_the_connection(raises:
         writer.write(CLOSE)
         with pytest.raises((ConnectionResetError, asyncio.IncompleteReadError)):
             await reader.readuntil(b"0\r\n\r\n")
+
+
+@pytest.mark.parametrize("value", [b"a\r\nset-cookie: b", b"a\nb", b"a\r\n\r\nHTTP/1.1 200 OK"])
+async def test_a_header_that_would_be_two_is_never_sent(value: bytes) -> None:
+    async with connected(sending(*answer(b"", 200, (b"x-a", value)))) as (reader, writer):
+        writer.write(CLOSE)
+        with contextlib.suppress(ConnectionResetError):
+            assert await reader.read() == b""

@@ -65,6 +65,7 @@ async def test_other_forms_of_a_target_are_read(target: bytes, path: str, query:
     assert (got["path"], got["query"]) == (path, query)
 
 
+OPEN = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
 CHUNKED = (
     b"POST /x HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
     b"3;note=1\r\nabc\r\n2\r\nde\r\n0\r\ntrailer: t\r\n\r\n"
@@ -84,60 +85,6 @@ async def test_requests_sent_at_once_are_answered_in_their_order() -> None:
         writer.write(requests + CHUNKED)
         paths = [msgspec.json.decode((await read_answer(reader))[1])["path"] for _ in range(41)]
     assert paths == [*(f"/{n}" for n in range(40)), "/x"]
-
-
-HOST = b"host: x\r\n"
-
-
-@pytest.mark.parametrize(
-    ("request_bytes", "reason"),
-    [
-        (b"GET / HTTP/1.1\n" + HOST + b"\r\n", "CRLF"),
-        (b"POST / HTTP/1.1\r\n" + HOST + b"content-length: 3\r\ncontent-length: 4\r\n\r\nabc", "Content-Length"),
-        (b"POST / HTTP/1.1\r\n" + HOST + b"content-length: +3\r\n\r\nabc", "Content-Length"),
-        (b"POST / HTTP/1.1\r\n" + HOST + b"content-length: 3\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n", "Transfer-Encoding"),
-        (b"POST / HTTP/1.1\r\n" + HOST + b"transfer-encoding: chunked\r\ncontent-length: 3\r\n\r\n0\r\n\r\n", "Content-Length"),
-        (b"POST / HTTP/1.1\r\n" + HOST + b"transfer-encoding: gzip\r\n\r\nabc", "Transfer-Encoding"),
-        (b"POST / HTTP/1.1\r\n" + HOST + b"transfer-encoding: chunked\r\n\r\n2\nab\n0\n\n", "chunk"),
-        (b"POST / HTTP/1.1\r\n" + HOST + b"transfer-encoding: chunked\r\n\r\nzz\r\n", "chunk"),
-        (b"GET / HTTP/1.1\r\nhost : x\r\n\r\n", "header"),
-        (b"GET / HTTP/1.1\r\n" + HOST + b"a: b\r\n c\r\n\r\n", "header"),
-        (b"GET / HTTP/1.1\r\n" + HOST + b"a: \x00\r\n\r\n", "header"),
-        (b"GET / HTTP/1.1\r\n\r\n", "Host"),
-        (b"GET / HTTP/3.7\r\n\r\n", "version"),
-        (b"GET /a b HTTP/1.1\r\nhost: x\r\n\r\n", "HTTP/"),
-        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", "method"),  # TLS, to a port without
-        (b"GET / HTTP/1.1\r\n" + HOST + b"a: b\r\n" * 300 + b"\r\n", "256 headers"),
-        (b"GET / HTTP/1.1\r\n" + HOST + b"a: " + b"b" * 100_000, "65536 bytes"),
-        (b"GET /" + b"a" * 100_000, "65536 bytes"),
-    ],
-)  # fmt: skip
-async def test_what_is_no_http_is_400_and_a_closed_connection(
-    request_bytes: bytes, reason: str
-) -> None:
-    head, _, body = (await ask(tell, request_bytes)).partition(b"\r\n\r\n")
-    assert head.startswith(b"HTTP/1.1 400 ")
-    error = msgspec.json.decode(body)["error"]
-    assert error["code"] == "invalid_request_body"
-    assert reason.lower() in error["message"].lower()
-
-
-async def test_requests_before_a_broken_one_are_answered_first() -> None:
-    got = await ask(tell, b"GET /ok HTTP/1.1\r\nhost: x\r\n\r\nGET / HTTP/1.1\nhost: x\n\n")
-    assert got.index(b'"path":"/ok"') < got.index(b"HTTP/1.1 400")
-
-
-async def test_a_body_that_breaks_behind_a_whole_request_is_dropped_with_its_request() -> None:
-    served: list[str] = []
-
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        served.append(scope.get("path", ""))
-        await tell(scope, receive, send)
-
-    second = b"POST /broken HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n"
-    got = await ask(app, b"GET /ok HTTP/1.1\r\nhost: x\r\n\r\n" + second)
-    assert got.count(b"HTTP/1.1 200") == got.count(b"HTTP/1.1 400") == 1
-    assert [path for path in served if path] == ["/ok"]
 
 
 @pytest.mark.parametrize(
@@ -198,11 +145,28 @@ async def test_http2_is_handed_to_hypercorn() -> None:
     assert (got["path"], got["version"]) == ("/h2", "2")
 
 
-async def test_an_upgrade_that_nobody_here_serves_is_ignored() -> None:
-    request = CLOSE.replace(b"connection: close", b"connection: upgrade\r\nupgrade: other/1")
+UPGRADE = b"POST /x HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: other/1\r\n"
+
+
+async def test_an_upgrade_that_nobody_here_serves_is_ignored_and_its_body_is_not() -> None:
     async with connected(tell) as (reader, writer):
-        writer.write(request)
-        assert msgspec.json.decode((await read_answer(reader))[1])["path"] == "/"
+        writer.write(UPGRADE + b"content-length: 3\r\n\r\nabc")
+        got = await reader.readuntil(b"\r\n0\r\n\r\n")
+    assert b'"path":"/x"' in got
+    assert b'"body":"abc"' in got
+
+
+async def test_a_later_upgrade_is_served_as_if_it_were_none_where_that_is_safe() -> None:
+    async with connected(tell) as (reader, writer):
+        writer.write(OPEN)
+        await read_answer(reader)
+        writer.write(UPGRADE + b"\r\n")
+        head, body = await read_answer(reader)
+        assert msgspec.json.decode(body)["path"] == "/x"
+        assert b"connection: close" in head
+        assert await reader.read() == b""
+    refused = await ask(tell, OPEN + UPGRADE + b"content-length: 3\r\n\r\nabc")
+    assert b"asks for another protocol, and has a body" in refused
 
 
 @asynccontextmanager
@@ -277,6 +241,10 @@ class FakeTransport(asyncio.Transport):
         self.written: list[bytes] = []
         self.end: str | None = None
         self.reads = True
+        self.unsent_bytes = 0
+
+    def get_write_buffer_size(self) -> int:
+        return self.unsent_bytes
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         self.written.append(bytes(data))
@@ -334,9 +302,6 @@ async def endless(scope: Scope, receive: Receive, send: Send) -> None:
     await asyncio.Event().wait()
 
 
-OPEN = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
-
-
 @pytest.mark.parametrize(
     ("app", "came", "waited_s", "end"),
     [
@@ -372,6 +337,24 @@ async def test_a_client_that_takes_nothing_for_long_is_gone(
     connection.sweep(asyncio.get_running_loop().time() + 1e6)
     assert transport.end == end
     await connection.stop()
+
+
+@pytest.mark.parametrize(
+    ("unsent_bytes", "waited_s", "end"),
+    [
+        (0, inbound.LINGER_S + 1, "aborted"),
+        (9, inbound.LINGER_S + 1, "closed"),
+        (9, inbound.STUCK_S + 1, "aborted"),
+    ],
+)
+async def test_a_connection_that_is_closed_ends_though_nobody_takes_the_rest(
+    unsent_bytes: int, waited_s: float, end: str
+) -> None:
+    connection, transport = await fed(tell, CLOSE)
+    assert transport.end == "closed"
+    transport.unsent_bytes = unsent_bytes
+    connection.sweep(asyncio.get_running_loop().time() + waited_s)
+    assert transport.end == end
 
 
 async def test_a_head_that_comes_after_long_idleness_has_its_own_time() -> None:

@@ -44,7 +44,9 @@ class Turn:
         is_open: its headers have gone out, since it waits for long, and nothing of an answer yet.
         may_hold: it may be held for loads; it was not once in vain, beside replicas that are full.
         passed: nodes that refused it, or lost it.
-        losses: how many of them lost it.
+        losses: how many of them lost it, or were lost while its model was to come up there.
+        shunned: nodes where its model was to come up, and did not.
+        mishap: why not, the last time; None: it was not tried, or did.
         fallbacks: what may serve in its model's place, and was not tried; None: that was not asked yet.
         failed: why the model that the client asked for does not serve; None: it may.
         passing: what its answer goes through; None: it has not begun.
@@ -70,6 +72,8 @@ class Turn:
         self.may_hold = True
         self.passed: frozenset[str] = frozenset()
         self.losses = 0
+        self.shunned: frozenset[str] = frozenset()
+        self.mishap: CortexError | None = None
         self.fallbacks: list[str] | None = None
         self.failed: CortexError | None = None
         self.passing: Translator | None = None
@@ -114,6 +118,8 @@ class Turn:
         self.model = model
         self.passed = frozenset()
         self.losses = 0
+        self.shunned = frozenset()
+        self.mishap = None
         self.may_hold = True
         self.held_s = None
         self.queued_s = None
@@ -154,8 +160,8 @@ class Turn:
         return [
             *self._dropped_header(reply),
             (_NODE, served.node.encode()),
-            # an operator may call a model what they like, a header holds ASCII
-            (_MODEL, served.model.encode("ascii", "backslashreplace")),
+            # an operator, or another server, may call a model what they like, a header holds ASCII
+            (_MODEL, served.model.encode("unicode_escape")),
             (_DECISION, self.decision.encode()),
             (_OVERHEAD_MS, f"{overhead_s * 1000:.3f}".encode()),
         ]

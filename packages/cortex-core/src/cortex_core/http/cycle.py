@@ -170,6 +170,8 @@ class Cycle:
         self._fields = [line, _date()]
         has_length = False
         for name, value in message.get("headers", ()):
+            if b"\n" in value or b"\r" in value:  # it could be a header, or an answer, of its own
+                raise ValueError(f"the header {name!r} has a line's end in it")
             lowered = name.lower()
             has_length = has_length or lowered == b"content-length"
             if lowered == b"connection" and value.lower() == b"close":

@@ -35,8 +35,6 @@ STUCK_S = 300.0
 # How long the other end may take to close a connection that we have said all on. Closed by us
 # at once, what it still sends would be answered by a reset, and our last words be lost.
 LINGER_S = 5.0
-# Upgrades that hypercorn serves; all others are ignored, as RFC 9110, section 7.8, allows.
-UPGRADES = (b"websocket", b"h2c")
 HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n"
 
 
@@ -77,8 +75,8 @@ class Inbound(asyncio.Protocol):
         # All that came, until the first request's head is read: then it is known whose connection it is.
         self._unclaimed: bytes | None = b""
         self._in_head = True
-        self._head_bytes = 0
-        self._heads = 0
+        # Since the last head, piece of a body, or end: heads and trailers are kept by the parser until they are whole.
+        self._fruitless_bytes = 0
         self._url = b""
         self._headers: list[tuple[bytes, bytes]] = []
         self._reading = True
@@ -92,7 +90,9 @@ class Inbound(asyncio.Protocol):
             return
         if self._unclaimed is not None:
             self._unclaimed += data
-        heads = self._heads
+        if self._state is State.HEAD and not self._fruitless_bytes:
+            self._since_s = self._loop.time()
+        self._fruitless_bytes += len(data)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -104,16 +104,8 @@ class Inbound(asyncio.Protocol):
             else:  # what a callback raised is its context
                 self._break(str(error.__context__ or error))
         else:
-            self._bound_head(len(data) if self._heads == heads else 0)
-
-    def _bound_head(self, came_bytes: int) -> None:
-        if not self._in_head or not came_bytes:
-            return
-        if not self._head_bytes:
-            self._since_s = self._loop.time()
-        self._head_bytes += came_bytes
-        if self._head_bytes > MAX_HEAD_BYTES:
-            self._break(f"its head is longer than {MAX_HEAD_BYTES} bytes")
+            if self._fruitless_bytes > MAX_HEAD_BYTES:
+                self._break(f"its headers are longer than {MAX_HEAD_BYTES} bytes")
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is lost; a client that sends no more counts as gone too."""
@@ -153,13 +145,14 @@ class Inbound(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         """Its head is complete: it can be served."""
-        self._in_head, self._head_bytes = False, 0
-        self._heads += 1
+        self._in_head, self._fruitless_bytes = False, 0
         sent = dict(self._headers)
         is_upgrade = self._parser.should_upgrade()
-        wanted = sent.get(b"upgrade", b"").lower()
-        if is_upgrade and self._unclaimed is not None and wanted in UPGRADES:
-            return
+        if is_upgrade and self._unclaimed is not None and b"upgrade" in sent:
+            return  # hypercorn knows what to make of it
+        if is_upgrade and sent.keys() & {b"content-length", b"transfer-encoding"}:
+            # The parser would pass over its body.
+            raise ValueError("it asks for another protocol, and has a body")
         self._unclaimed = None
         version = self._parser.get_http_version()
         if version == "1.1" and b"host" not in sent:
@@ -178,12 +171,13 @@ class Inbound(asyncio.Protocol):
 
     def on_body(self, data: bytes) -> None:
         """Some of its body."""
+        self._fruitless_bytes = 0
         if self._cycles and not self._cycles[-1].feed(data):
             self._pause()
 
     def on_message_complete(self) -> None:
         """It has come whole."""
-        self._in_head = True
+        self._in_head, self._fruitless_bytes = True, 0
         if self._cycles:
             self._cycles[-1].complete()
 
@@ -259,7 +253,7 @@ class Inbound(asyncio.Protocol):
         elif not served.is_complete:
             self._linger()
         elif self._closing or not served.keeps_alive:
-            self._transport.close()
+            self._close()
         elif self._cycles:
             self._serve(self._cycles[0])
             self.take_more()
@@ -293,9 +287,16 @@ class Inbound(asyncio.Protocol):
         self.write(head + b"content-length: %d\r\n\r\n%b" % (len(body), body))
         self._linger()
 
+    def _close(self) -> None:
+        """All is said, and heard: what is not sent yet still is."""
+        self._state = State.LINGER
+        self._since_s = self._loop.time()
+        self._transport.close()
+
     def _linger(self) -> None:
+        """All is said, and not heard: what still comes is dropped, until the other end closes."""
         if not self._transport.can_write_eof():
-            self._transport.close()
+            self._close()
         elif not self._transport.is_closing():
             self._transport.write_eof()
             self._state = State.LINGER
@@ -316,7 +317,7 @@ class Inbound(asyncio.Protocol):
         """Take no more requests: closed once the present one is answered, or now."""
         self._closing = True
         if self._task is None:
-            self._transport.close()
+            self._close()
 
     def cut(self) -> None:
         """Break off."""
@@ -332,11 +333,13 @@ class Inbound(asyncio.Protocol):
     def sweep(self, now_s: float) -> None:
         """End what takes too long. To be called every few seconds."""
         waited_s = now_s - self._since_s
-        if self._state is State.HEAD and waited_s > (HEAD_S if self._head_bytes else KEEP_ALIVE_S):
-            self._transport.close()
-        if self._state is State.LINGER and waited_s > LINGER_S:
-            self._transport.abort()
-        if self._room is not None and waited_s > STUCK_S:
+        if self._state is State.HEAD:
+            if waited_s > (HEAD_S if self._fruitless_bytes else KEEP_ALIVE_S):
+                self._close()
+        elif self._state is State.LINGER:
+            if waited_s > (STUCK_S if self._transport.get_write_buffer_size() else LINGER_S):
+                self._transport.abort()
+        elif self._room is not None and waited_s > STUCK_S:
             self._transport.abort()
 
 
