@@ -38,6 +38,8 @@ NEEDS = {
     "neuron": ["cortex-core"],
     "cortex-cli": ["cortex-core", "cortex-gateway", "neuron"],
 }
+# For tests that wait more than they work: a file at a time on each of two workers.
+SIDE_BY_SIDE = ("--numprocesses=2", "--dist=loadfile")
 BENCHMARKS = ["neuron", "translation", "decisions", "replay"]
 CHECKED = ["packages", "tests", "tools", "noxfile.py"]
 ENGINE_LOCK = ROOT / "constraints-engine.txt"
@@ -94,7 +96,8 @@ def tests(session: nox.Session, dist: str) -> None:
     install = [*_editable(*NEEDS[dist], dist), *_group("test"), "-c", "constraints.txt"]
     stamp = Path(session.virtualenv.location) / "made-from"
     _once(stamp, install, lambda: session.install(*install))
-    _pytest(session, Path(session.virtualenv.location) / "bin/python", f"packages/{dist}/tests")
+    python = Path(session.virtualenv.location) / "bin/python"
+    _pytest(session, python, f"packages/{dist}/tests", *SIDE_BY_SIDE)
 
 
 @nox.session(venv_backend="none")
@@ -108,7 +111,7 @@ def shape(session: nox.Session) -> None:
 def system(session: nox.Session) -> None:
     """A whole fleet of real processes on echo engines."""
     _ensure_packages(session)
-    _pytest(session, PYTHON, "tests/system")
+    _pytest(session, PYTHON, "tests/system", *SIDE_BY_SIDE)
 
 
 @nox.session(venv_backend="none")
@@ -330,10 +333,10 @@ def _once(stamp: Path, args: Iterable[str], install: Callable[[], object], *sour
     stamp.write_text(digest.hexdigest())
 
 
-def _pytest(session: nox.Session, python: Path, folder: str, **environ: str) -> None:
+def _pytest(session: nox.Session, python: Path, folder: str, *options: str, **environ: str) -> None:
     if not any((ROOT / folder).glob("**/test_*.py")):
         _not_run(session, f"there are no tests in {folder}")
-    args = [str(python), "-m", "pytest", folder, *session.posargs]
+    args = [str(python), "-m", "pytest", folder, *options, *session.posargs]
     session.run(*args, external=True, env=environ)
 
 

@@ -2,9 +2,13 @@
 """Programs in JavaScript, in an empty environment, against a gateway on echo engines."""
 
 import asyncio
+import json
 import os
 import shutil
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -23,6 +27,13 @@ class Ran:
         self.err = err
 
 
+class Command(NamedTuple):
+    """What is run: the words of its line, and what it has of an environment."""
+
+    words: list[str]
+    environ: dict[str, str]
+
+
 class Agents:
     """Runs what is installed.
 
@@ -37,21 +48,76 @@ class Agents:
         """A script of this folder, run where its packages are."""
         copy = HOME / name
         await asyncio.to_thread(shutil.copyfile, HERE / name, copy)
-        return await self._run("node", str(copy), *args)
+        return await self._finish(await self._start(["node", str(copy), *args], {}))
 
-    async def program(self, name: str, *args: str, **environ: str) -> Ran:
-        """An installed command."""
-        return await self._run(str(HOME / "node_modules" / ".bin" / name), *args, **environ)
+    async def claude(self, gateway: Any, prompt: str, *options: str) -> Any:
+        """Claude Code's own account of a run with one prompt."""
+        ran = await self._run(self.claude_command(gateway, prompt, *options))
+        assert ran.code == 0, ran.out + ran.err
+        return json.loads(ran.out)
 
-    async def _run(self, *command: str, **environ: str) -> Ran:
-        process = await asyncio.create_subprocess_exec(
-            *command,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            cwd=self.folder,
-            env={"PATH": os.environ["PATH"], "HOME": str(self.folder), **environ},
-        )
+    def claude_command(self, gateway: Any, prompt: str, *options: str) -> Command:
+        """Claude Code with one prompt."""
+        words = ["claude", "-p", prompt, "--allowedTools", "Bash", "--output-format", "json"]
+        environ = {
+            "ANTHROPIC_BASE_URL": gateway.endpoint,
+            "ANTHROPIC_API_KEY": "none",
+            "DISABLE_TELEMETRY": "1",
+            "DISABLE_ERROR_REPORTING": "1",
+            "DISABLE_AUTOUPDATER": "1",
+            "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
+        }
+        return Command([*words, *options], environ)
+
+    async def codex(self, gateway: Any, prompt: str, *options: str, **how: str) -> str:
+        """What Codex says at the end of a run with one prompt."""
+        ran = await self._run(self.codex_command(gateway, prompt, *options, **how))
+        assert ran.code == 0, ran.out + ran.err
+        return ran.out
+
+    def codex_command(
+        self, gateway: Any, prompt: str, *options: str, model: str = "gpt-none"
+    ) -> Command:
+        """Codex with one prompt."""
+        provider = {
+            "name": '"cortex"',
+            "base_url": f'"{gateway.endpoint}/v1"',
+            "env_key": '"KEY"',
+            "wire_api": '"responses"',
+            "supports_websockets": "true",
+        }
+        settings = [
+            'model_provider="cortex"',
+            *(f"model_providers.cortex.{name}={value}" for name, value in provider.items()),
+            "check_for_update_on_startup=false",
+            "analytics.enabled=false",
+        ]
+        words = [
+            *("codex", "exec", prompt, "--skip-git-repo-check"),
+            "--dangerously-bypass-approvals-and-sandbox",
+            *(word for setting in settings for word in ("-c", setting)),
+            *("-m", model, *options),
+        ]
+        return Command(words, {"KEY": "none"})
+
+    @asynccontextmanager
+    async def running(self, command: Command) -> AsyncIterator[asyncio.subprocess.Process]:
+        """An installed command while it runs; it is killed at the end."""
+        name, *args = command.words
+        words = [str(HOME / "node_modules" / ".bin" / name), *args]
+        process = await self._start(words, command.environ)
+        try:
+            yield process
+        finally:
+            if process.returncode is None:
+                process.kill()
+            await process.communicate()
+
+    async def _run(self, command: Command) -> Ran:
+        async with self.running(command) as process:
+            return await self._finish(process)
+
+    async def _finish(self, process: asyncio.subprocess.Process) -> Ran:
         try:
             async with asyncio.timeout(RUN_S):
                 out, err = await process.communicate()
@@ -62,6 +128,16 @@ class Agents:
         code = process.returncode
         assert code is not None
         return Ran(code, out.decode(), err.decode())
+
+    async def _start(self, words: list[str], environ: dict[str, str]) -> asyncio.subprocess.Process:
+        return await asyncio.create_subprocess_exec(
+            *words,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            cwd=self.folder,
+            env={"PATH": os.environ["PATH"], "HOME": str(self.folder), **environ},
+        )
 
 
 @pytest.fixture

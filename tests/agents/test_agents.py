@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Claude Code and Codex, headless, against a gateway before a neuron that speaks chat alone and calls a tool first."""
 
+import base64
 import json
 from collections.abc import AsyncIterator
 from typing import Any
@@ -14,6 +15,8 @@ from cortex_core.testing import make_discovery, make_state, serving
 pytestmark = pytest.mark.slow
 
 MODEL = "org/m"
+PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+SAY_IT = "Say it with the tool."
 SAID = "the-tool-has-run"
 # The tool of each agent that runs a command, and the name of its argument.
 SHELLS = {"Bash": "command", "exec_command": "cmd"}
@@ -39,17 +42,35 @@ def call(tool: str, command: str) -> str:
     return "".join([chunk({"reasoning_content": "A tool."}), *deltas, chunk({}, "tool_calls")])
 
 
+def gather(stream: str) -> bytes:
+    """The whole answer that a stream gives."""
+    chunks = [json.loads(event[6:]) for event in stream.split("\n\n")[:-2]]
+    choices = [choice for told in chunks for choice in told["choices"]]
+    deltas = [choice["delta"] for choice in choices]
+    message: dict[str, Any] = {"role": "assistant", "content": None}
+    if said := "".join(delta.get("content", "") for delta in deltas):
+        message["content"] = said
+    if called := [delta["tool_calls"][0] for delta in deltas if "tool_calls" in delta]:
+        arguments = "".join(piece["function"]["arguments"] for piece in called)
+        function = {**called[0]["function"], "arguments": arguments}
+        message["tool_calls"] = [{**called[0], "function": function}]
+    whole = {"index": 0, "message": message, "finish_reason": choices[-1]["finish_reason"]}
+    return json.dumps({**chunks[0], "choices": [whole], "usage": chunks[-1]["usage"]}).encode()
+
+
 class CallingNeuron:
     """Calls the shell that a request offers, then repeats what came of it.
 
     Attributes:
         asked: the chat requests, and the paths of what it does not know.
         command: what the shell is to run.
+        breaks: how many of the next answers break off in the middle.
     """
 
     def __init__(self) -> None:
         self.asked: list[Any] = []
         self.command = f"echo {SAID}"
+        self.breaks = 0
         self._told = {
             "/discovery": make_discovery(harnesses=("echo",)),
             "/health": Health(uptime_secs=1.0),
@@ -68,7 +89,14 @@ class CallingNeuron:
         elif path == "/v1/chat/completions":
             asked = json.loads(body)
             self.asked.append(asked)
-            await _answer(send, 200, b"text/event-stream", self._speak(asked).encode())
+            said = self._speak(asked)
+            if self.breaks:
+                self.breaks -= 1
+                said = said[: len(said) // 3]
+            if asked.get("stream"):
+                await _answer(send, 200, b"text/event-stream", said.encode())
+            else:
+                await _answer(send, 200, b"application/json", gather(said))
         else:
             self.asked.append(path)
             await _answer(send, 404, b"application/json", b'{"error":{"code":"route_not_found"}}')
@@ -105,25 +133,9 @@ def chats(neuron: CallingNeuron) -> list[Any]:
     return [asked for asked in neuron.asked if isinstance(asked, dict) and asked.get("tools")]
 
 
-async def run_claude(gateway: Any, agents: Any) -> Any:
-    """Claude Code's own account of a run with one prompt."""
-    ran = await agents.program(
-        "claude",
-        *("-p", "Say it with the tool.", "--allowedTools", "Bash", "--output-format", "json"),
-        ANTHROPIC_BASE_URL=gateway.endpoint,
-        ANTHROPIC_API_KEY="none",
-        DISABLE_TELEMETRY="1",
-        DISABLE_ERROR_REPORTING="1",
-        DISABLE_AUTOUPDATER="1",
-        CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC="1",
-    )
-    assert ran.code == 0, ran.out + ran.err
-    return json.loads(ran.out)
-
-
 async def test_claude_code_calls_a_tool(served: Any, agents: Any) -> None:
     neuron, gateway = served
-    answer = await run_claude(gateway, agents)
+    answer = await agents.claude(gateway, SAY_IT)
     assert not answer["is_error"]
     assert SAID in answer["result"]
     first, second = chats(neuron)[:2]
@@ -134,7 +146,7 @@ async def test_claude_code_calls_a_tool(served: Any, agents: Any) -> None:
 async def test_claude_code_tells_of_a_tool_that_fails(served: Any, agents: Any) -> None:
     neuron, gateway = served
     neuron.command = f"echo {SAID}; exit 3"
-    answer = await run_claude(gateway, agents)
+    answer = await agents.claude(gateway, SAY_IT)
     assert not answer["is_error"]
     result = chats(neuron)[1]["messages"][-1]
     assert result["role"] == "tool"
@@ -142,46 +154,42 @@ async def test_claude_code_tells_of_a_tool_that_fails(served: Any, agents: Any) 
     assert SAID in result["content"]
 
 
-async def run_codex(gateway: Any, agents: Any) -> str:
-    """What Codex says at the end of a run with one prompt."""
-    provider = {
-        "name": '"cortex"',
-        "base_url": f'"{gateway.endpoint}/v1"',
-        "env_key": '"KEY"',
-        "wire_api": '"responses"',
-        "supports_websockets": "true",
-    }
-    options = [
-        'model_provider="cortex"',
-        *(f"model_providers.cortex.{name}={value}" for name, value in provider.items()),
-        "check_for_update_on_startup=false",
-        "analytics.enabled=false",
-    ]
-    ran = await agents.program(
-        *("codex", "exec", "--skip-git-repo-check", "--dangerously-bypass-approvals-and-sandbox"),
-        *(word for option in options for word in ("-c", option)),
-        *("-m", "gpt-none", "Say it with the tool."),
-        KEY="none",
-    )
-    assert ran.code == 0, ran.out + ran.err
-    said: str = ran.out
-    return said
-
-
-async def test_codex_calls_a_tool(served: Any, agents: Any) -> None:
+async def test_claude_code_asks_again_what_broke_off(served: Any, agents: Any) -> None:
     neuron, gateway = served
-    assert SAID in await run_codex(gateway, agents)
+    neuron.breaks = 1
+    answer = await agents.claude(gateway, SAY_IT)
+    assert not answer["is_error"]
+    assert SAID in answer["result"]
+    broken, again = chats(neuron)[:2]
+    assert broken["messages"] == again["messages"]
+
+
+async def test_codex_sees_an_image_and_calls_a_tool(served: Any, agents: Any) -> None:
+    neuron, gateway = served
+    picture = agents.folder / "pixel.png"
+    picture.write_bytes(base64.b64decode(PIXEL))
+    assert SAID in await agents.codex(gateway, SAY_IT, f"--image={picture}")
     assert neuron.asked.count("/v1/responses") == 2
     first, second = chats(neuron)
     assert first["messages"][0]["role"] == "system"
+    seen = [part for turn in first["messages"] for part in turn["content"] if "image_url" in part]
+    assert seen[0]["image_url"]["url"].startswith("data:image/png;base64,")
     assert [turn["role"] for turn in second["messages"]][-2:] == ["assistant", "tool"]
     assert second["messages"][-2]["reasoning_content"] == "A tool."
+
+
+async def test_codex_asks_again_what_broke_off(served: Any, agents: Any) -> None:
+    neuron, gateway = served
+    neuron.breaks = 1
+    assert SAID in await agents.codex(gateway, SAY_IT)
+    broken, again = chats(neuron)[:2]
+    assert broken["messages"] == again["messages"]
 
 
 async def test_codex_tells_of_a_tool_that_fails(served: Any, agents: Any) -> None:
     neuron, gateway = served
     neuron.command = f"echo {SAID}; exit 3"
-    await run_codex(gateway, agents)
+    await agents.codex(gateway, SAY_IT)
     result = chats(neuron)[1]["messages"][-1]
     assert result["role"] == "tool"
     assert SAID in result["content"]

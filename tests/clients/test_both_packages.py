@@ -78,6 +78,40 @@ async def test_openai(endpoint: str) -> None:
         assert broken.value.code == "engine_died"
 
 
+async def test_anthropic_s_runner_goes_on_without_a_thread(endpoint: str) -> None:
+    """What it would have a server keep is refused, and all that it sends afterwards has the whole history."""
+    sent: list[Any] = []
+
+    async def note(request: Any) -> None:
+        sent.append(json.loads(request.content))
+
+    @anthropic.beta_async_tool
+    async def get_weather(city: str) -> str:
+        """Get the weather."""
+        return f"sunny in {city}"
+
+    asked: Any = {"model": CALLS, "max_tokens": 99, "messages": ASKED, "tools": [get_weather]}
+    http = anthropic.DefaultAsyncHttpxClient(event_hooks={"request": [note]})
+    async with anthropic.AsyncAnthropic(
+        base_url=endpoint, api_key="none", max_retries=0, http_client=http
+    ) as client:
+        last = await client.beta.messages.tool_runner(**asked).until_done()
+    assert last.content[0].text == f"sunny in {TEXT}"
+    threads = [body.pop("thread", None) for body in sent]
+    assert threads[-2:] == [None, None]
+    if len(sent) == 3:
+        assert (threads[0], sent[0]) == ({"type": "create"}, sent[1])
+    first, second = sent[-2:]
+    assert first["messages"] == ASKED
+    assert second["tools"] == first["tools"]
+    begun, call, result = second["messages"]
+    assert begun == ASKED[0]
+    assert [call["role"], result["role"]] == ["assistant", "user"]
+    assert result["content"][0]["tool_use_id"] == call["content"][0]["id"]
+    # The majors before these know no threads.
+    assert len(sent) == (3 if int(anthropic.__version__.partition(".")[0]) else 2)
+
+
 async def test_anthropic(endpoint: str) -> None:
     async with anthropic.AsyncAnthropic(base_url=endpoint, api_key="none", max_retries=0) as client:
         create: Any = client.messages.create

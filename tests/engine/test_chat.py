@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Chat, completions and the rest, on the real engine: what goes out on the wire."""
 
+import asyncio
 from typing import Any
 
 import msgspec
 import pytest
+from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -59,6 +61,23 @@ async def test_the_start_tells_how_far_it_is_and_what_came_up(model: Any) -> Non
         "kv_bytes_per_token": 2048,
     }
     assert {"vllm", "torch"} <= model.ready.versions.keys()
+
+
+async def test_sampling_is_the_request_s_then_the_model_s_then_the_default(model: Any) -> None:
+    """The demo model's generation_config.json has temperature 0, and nothing of top_k; vLLM's own default would be 1."""
+    asked = {"model": "helexa/demo", "messages": [{"role": "user", "content": PORT}]}
+
+    async def say(**fields: Any) -> str:
+        answer = await model.post("/v1/chat/completions", {**asked, "max_tokens": 8, **fields})
+        return str(answer.json["choices"][0]["message"]["reasoning_content"])
+
+    hot = {"temperature": 2.0, "seed": 1}
+    greedy, own, wild, again, narrow = await asyncio.gather(
+        say(temperature=0), say(seed=1), say(**hot), say(**hot), say(**hot, top_k=1)
+    )
+    assert greedy == own == narrow
+    assert greedy.startswith("This is a question")
+    assert wild == again != greedy
 
 
 async def test_a_whole_answer_has_reasoning_apart_from_content(model: Any) -> None:
@@ -219,10 +238,92 @@ async def test_histories_as_clients_send_them_are_taken(
     first = {"role": "user", "content": "Hello"}
     answer = await model.chat(
         [first, *history, {"role": "user", "content": PORT}],
+        max_tokens=3,
         chat_template_kwargs={"enable_thinking": False},
     )
     assert answer.status == 200
     assert answer.json["choices"][0]["message"]["content"]
+
+
+def called(arguments: Any, **fields: Any) -> dict[str, Any]:
+    function = {"name": "get_weather", "arguments": arguments}
+    call = {"id": "c", "type": "function", "function": function}
+    return {"role": "assistant", "content": None, "tool_calls": [call], **fields}
+
+
+SYSTEM, HELLO = {"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello"}
+SUNNY = {"role": "tool", "tool_call_id": "c", "content": "sunny"}
+TEXT_PARTS = [{"type": "text", "text": "sunny"}]
+# What lenient clients send, and the same by the book.
+LENIENT: dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]]]] = {
+    "a developer": ([SYSTEM | {"role": "developer"}, HELLO], [SYSTEM, HELLO]),
+    "a system of parts": (
+        [SYSTEM | {"content": [{"type": "text", "text": "Be brief."}]}, HELLO],
+        [SYSTEM, HELLO],
+    ),
+    "arguments as an object": (
+        [HELLO, called({"city": "Paris"}), SUNNY],
+        [HELLO, called('{"city": "Paris"}'), SUNNY],
+    ),
+    "a tool's parts": (
+        [HELLO, called("{}"), SUNNY | {"content": TEXT_PARTS}],
+        [HELLO, called("{}"), SUNNY],
+    ),
+    "no arguments": ([HELLO, called(""), SUNNY], [HELLO, called("{}"), SUNNY]),
+    "null arguments": ([HELLO, called(None), SUNNY], [HELLO, called("{}"), SUNNY]),
+    "no content": (
+        [HELLO, {k: v for k, v in called("{}").items() if k != "content"}, SUNNY],
+        [HELLO, called("{}"), SUNNY],
+    ),
+    "a tool that says null": (
+        [HELLO, called("{}"), SUNNY | {"content": None}],
+        [HELLO, called("{}"), SUNNY | {"content": ""}],
+    ),
+    "a user who says null": ([{"role": "user", "content": None}], [{"role": "user", "content": ""}]),
+    "fields of an answer that is replayed": (
+        [HELLO, called("{}", refusal=None, annotations=[], audio=None, function_call=None), SUNNY],
+        [HELLO, called("{}"), SUNNY],
+    ),
+    "no calls": (
+        [HELLO, {"role": "assistant", "content": "Hi", "tool_calls": []}, HELLO],
+        [HELLO, {"role": "assistant", "content": "Hi"}, HELLO],
+    ),
+    "null for no calls": (
+        [HELLO, {"role": "assistant", "content": "Hi", "tool_calls": None, "name": None}, HELLO],
+        [HELLO, {"role": "assistant", "content": "Hi"}, HELLO],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", LENIENT)
+async def test_lenient_forms_are_the_same_prompt(model: Any, case: str) -> None:
+    lenient, strict = LENIENT[case]
+    prompts = []
+    for messages in (strict, lenient):
+        found = await model.post("/tokenize", {"messages": messages, "tools": TOOLS})
+        assert found.status == 200, found.body
+        prompts.append(found.json["tokens"])
+    assert prompts[0] == prompts[1]
+    assert (await model.chat(lenient, tools=TOOLS, max_tokens=1, unknown={"a": 1})).status == 200
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"max_tokens": 2}, {"tools": TOOLS}, {"logprobs": True, "top_logprobs": 1, "max_tokens": 3},
+     {"n": 2, "temperature": 1, "max_tokens": 2}],
+    ids=["plain", "tools", "logprobs", "n"],
+)  # fmt: skip
+async def test_answers_are_what_openai_s_own_types_say(model: Any, fields: Any) -> None:
+    said = WEATHER if "tools" in fields else PORT
+    whole = await model.chat(said, **fields)
+    ChatCompletion.model_validate_json(whole.body, strict=True)
+    for choice in whole.json["choices"]:
+        assert {"index", "finish_reason", "logprobs", "message"} <= choice.keys()
+        assert {"role", "content"} <= choice["message"].keys()
+    streamed = await model.chat(said, stream=True, stream_options={"include_usage": True}, **fields)
+    for chunk in model.read_stream(streamed):
+        ChatCompletionChunk.model_validate_json(msgspec.json.encode(chunk), strict=True)
+        assert all({"index", "delta", "finish_reason"} <= c.keys() for c in chunk["choices"])
 
 
 async def test_several_choices_come_side_by_side(model: Any) -> None:

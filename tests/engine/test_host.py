@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from cortex_core.http.client import Client, read_all
-from neuron.host.messages import Activity, Failed, Message, Ready, read_message, write_line
+from neuron.host.messages import Activity, Failed, Message, Phase, Ready, read_message, write_line
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - only looked at
 CHAT = "/v1/chat/completions"
@@ -109,14 +109,21 @@ async def test_a_host_serves_tells_of_leaving_clients_and_ends(host: Host) -> No
 
 async def test_a_host_goes_on_telling_while_it_starts(host: Host) -> None:
     told = 0
+    ratios: list[float] = []
 
     def count(message: Message) -> bool:
         nonlocal told
         told += isinstance(message, Activity)
+        if isinstance(message, Phase) and message.ratio is not None:
+            assert message.phase == "loading"
+            ratios.append(message.ratio)
         return is_ready(message)
 
     await host.until(count, 60)
     assert told > 3
+    assert len(ratios) > 3
+    assert ratios == sorted(ratios)
+    assert 0.9 < ratios[-1] <= 1, "of the weights, one file or many"
 
 
 async def test_a_killed_engine_core_is_the_end_of_its_host(host: Host) -> None:

@@ -4,6 +4,7 @@
 import struct
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -54,6 +55,18 @@ def overwrite(pid: int, old: bytes, new: bytes) -> int:
     return found
 
 
+@pytest.mark.parametrize(
+    ("new", "written", "phase"),
+    [(1, [], "prefill"), (0, [0], "prefill"), (0, [3, 1], "decode"), (2, [5], "mixed"), (0, [0, 7], "mixed")],
+)  # fmt: skip
+def test_a_step_is_named_by_what_it_does(new: int, written: list[int], phase: str) -> None:
+    from neuron.host.engines.vllm_probe import name_phase  # it imports torch
+
+    cached = SimpleNamespace(num_output_tokens=written)
+    step = SimpleNamespace(scheduled_new_reqs=[object()] * new, scheduled_cached_reqs=cached)
+    assert name_phase(step) == phase
+
+
 async def test_output_that_is_no_number_is_told_with_the_health_of_the_logits(
     run_dir: Path, start_model: Any
 ) -> None:
@@ -70,6 +83,7 @@ async def test_output_that_is_no_number_is_told_with_the_health_of_the_logits(
     with pytest.raises(PoisonedError, match="no numbers") as caught:
         await model.engine.probe()
     prefill, decode = caught.value.logits
+    assert (prefill["phase"], decode["phase"]) == ("prefill", "decode")
     assert prefill["nan"] > 0
     assert decode["nan"] > 0
     assert prefill["finite_max"] == 0

@@ -59,7 +59,8 @@ async def test_two_real_replicas_share_the_work_and_one_takes_over(fleet: Any) -
     for event in begun:
         streams.append(asyncio.create_task(stream(gateway, event)))
         await event.wait()
-    assert {(await each.get("/health"))["models"][0]["running"] for each in neurons.values()} == {1}
+    for each in neurons.values():
+        await each.until("/health", lambda health: health["models"][0]["running"] == 1)
     served = await asyncio.gather(*(whole(gateway) for _ in range(4)))
     assert {text for _, text in served} == {answer}
 

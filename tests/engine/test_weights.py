@@ -39,7 +39,7 @@ async def load(served: Served, model_id: str) -> Any:
 
 
 async def test_a_model_that_is_nowhere_is_fetched_loaded_and_answers(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fleet: Any
 ) -> None:
     # Engines that other tests run in this process have set it.
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
@@ -52,10 +52,15 @@ async def test_a_model_that_is_nowhere_is_fetched_loaded_and_answers(
             said = await ask(served, REPO)
             await served.post("/models/unload", {"model_id": REPO})
         assert gone_on_with(hub) == 1
-    # The hub is gone.
+    # The hub is gone. A gateway has it loaded from there all the same, and clients call it by its bare name.
+    catalogue = f'[[models]]\nid = "{REPO}"\nsource = "hub"\n'
     async with serve(config) as served:
-        await load(served, f"hub:{REPO}")
-        assert await ask(served, REPO) == said
+        gateway = await fleet.gateway(served.endpoint, models=catalogue)
+        answer = await gateway.chat(REPO, PROMPT["content"], temperature=0, max_tokens=20)
+        (resident,) = await served.get("/models")
+        assert resident["id"] == f"hub:{REPO}"
+        message = answer["choices"][0]["message"]
+        assert (message.get("content") or message.get("reasoning_content")) == said
 
 
 def read_demo() -> dict[str, bytes]:

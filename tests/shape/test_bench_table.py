@@ -44,6 +44,16 @@ def test_the_spread_is_a_share_of_the_median() -> None:
     assert spread([2.0]) == 0.0
 
 
+def test_one_bound_that_is_not_kept_is_enough() -> None:
+    kept, missed = Measured(ours=[1.0], theirs=[4.0]), Measured(ours=[2.0], theirs=[4.0])
+    load = next(row for row in ROWS if row.key == "load")
+    told = next(row for row in ROWS if row.key == "ttft")
+    assert not table.is_missed([load, told], {"load": kept, "ttft": missed})
+    assert table.is_missed([told, load], {"load": missed, "ttft": kept})
+    assert not table.is_missed([load], {"load": Measured(missing="no engine")})
+    assert not table.is_missed([load], {})
+
+
 ROWS = [
     Row(key="pace", part="streams", label="tokens/s", unit="tokens/s", bounds=FAST),
     Row(key="load", part="load", label="load", unit="s", bounds=SHORT),

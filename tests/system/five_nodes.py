@@ -30,7 +30,7 @@ CATALOGUE = "".join(
     for model, nodes in PINNED.items()
 )
 # A whole answer is one silence, which may last twelve times as long, after a wait for its turn.
-IDLE_S, WAIT_S = 1.0, 0.5
+IDLE_S, WAIT_S = 0.6, 0.4
 WHOLE_S = 12 * IDLE_S + WAIT_S
 # Looks at nodes that are just under way. A fault leaves more behind, if it leaves anything, and each row adds to it.
 SLACK = 6

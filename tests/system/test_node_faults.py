@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import pytest_asyncio
-from fault_proxy import HANG, Fault
+from fault_proxy import HANG, NO_EVENTS, NO_JSON, NOISE, NONSENSE, PAGE, Fault
 from five_nodes import (
     ALONE,
     DIALECTS,
@@ -35,13 +35,6 @@ TIMEOUT = "upstream_timeout"
 NO_NODE = "no_healthy_node"
 # What a stream ends in whose next bytes are no part of it.
 BROKEN: set[str | None] = {CONNECTION, PROTOCOL, TIMEOUT}
-# No HTTP at all; HTTP, and no JSON; another server's page; JSON of nothing that was asked for; a stream of nothing.
-NOISE = b"\x16\x03\x01\x00\xa5 this is no HTTP \x00\xff\r\n\r\n" * 3
-_HEAD = b"HTTP/1.1 %b\r\nconnection: close\r\ncontent-type: %b\r\n\r\n%b"
-NO_JSON = _HEAD % (b"200 OK", b"application/json", b"\xff\xfe not JSON")
-PAGE = _HEAD % (b"502 Bad Gateway", b"text/html", b"<html>nginx</html>")
-NONSENSE = _HEAD % (b"200 OK", b"application/json", b'{"what": ["is", 3.14]}')
-NO_EVENTS = _HEAD % (b"200 OK", b"text/event-stream", b"data: {\xff\n\ndata: 7\n\nretry: x\n\n")
 # A little of what an answer, or a stream, has.
 HALF = 150
 # Looks 0.2 s apart, each of which may take 1 s, three in a row.

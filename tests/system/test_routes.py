@@ -74,3 +74,21 @@ async def test_what_one_neuron_refuses_another_takes(fleet: Any) -> None:
     ((_, headers, raw),) = [one for one in got if one[0] == 429]
     assert json.loads(raw)["error"]["code"] == "queue_full"
     assert headers[b"retry-after"] == b"2"
+
+
+async def test_a_model_of_a_source_goes_by_its_bare_name(fleet: Any) -> None:
+    neuron = await fleet.neuron()
+    entry = '[[models]]\nid = "org/small"\nharness = "echo"\nsource = "hub"\n'
+    gateway = await fleet.gateway(neuron, models=entry)
+    for name in ("org/small", "hub:org/small"):
+        ask = {"model": name, "messages": [{"role": "user", "content": "one"}]}
+        status, headers, raw = await gateway.post("/v1/chat/completions", ask)
+        assert (status, headers[b"x-cortex-model"]) == (200, b"org/small")
+        assert json.loads(raw)["choices"][0]["message"]["content"] == "one"
+    assert [model["id"] for model in await neuron.get("/models")] == ["hub:org/small"]
+    (listed,) = (await gateway.get("/v1/models"))["data"]
+    assert (listed["id"], listed["loaded"], listed["residency"]) == ("org/small", True, "serving")
+    assert await gateway.counts("cortex_requests_total") == {"org/small": 2.0}
+    status, _, raw = await gateway.post("/fleet/models/unload", {"model_id": "org/small"})
+    assert (status, json.loads(raw)["done"][0]["status"]) == (200, "unloaded")
+    assert await neuron.get("/models") == []

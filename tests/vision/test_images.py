@@ -99,6 +99,8 @@ async def seeing(open_fleet: Any) -> AsyncIterator[Any]:
         daemon.counted_by_files = await count_by_files(daemon)
         status, _, body = await daemon.post("/models/load", {"model_id": MODEL})
         assert status == 200, body
+        daemon.gateway = await fleet.gateway(daemon)
+        await daemon.gateway.until("/v1/models", lambda models: models["data"][0]["loaded"])
         yield daemon
 
 
@@ -183,6 +185,33 @@ async def test_the_tokens_of_an_image_can_be_counted(seeing: Any) -> None:
     _, _, body = await seeing.post("/tokenize", {"model": MODEL, "messages": asked["messages"]})
     cost = await count_prompt(seeing, CHAT, as_uri(draw(112, 112)))
     assert json.loads(body)["count"] == seeing.counted_by_files == cost
+
+
+@pytest.mark.parametrize("in_a_result", [False, True])
+async def test_anthropic_s_count_of_an_image_is_what_it_costs(
+    seeing: Any, in_a_result: bool
+) -> None:
+    data = base64.b64encode(draw(112, 112)).decode()
+    source = {"type": "base64", "media_type": "image/png", "data": data}
+    seen = {"type": "image", "source": source}
+    turns: list[Any] = [{"role": "user", "content": [{"type": "text", "text": "see"}, seen]}]
+    if in_a_result:
+        call = {"type": "tool_use", "id": "c", "name": "look", "input": {}}
+        result = {"type": "tool_result", "tool_use_id": "c", "content": [seen]}
+        turns[1:] = [
+            {"role": "assistant", "content": [call]},
+            {"role": "user", "content": [result]},
+        ]
+        turns[0] = {"role": "user", "content": "look"}
+    asked = {"model": MODEL, "messages": turns}
+    path = "/v1/messages"
+    status, _, body = await seeing.gateway.post(f"{path}/count_tokens", asked)
+    assert status == 200, body
+    counted = json.loads(body)["input_tokens"]
+    status, _, body = await seeing.gateway.post(path, {**asked, "max_tokens": 4, "temperature": 0})
+    assert status == 200, body
+    usage = json.loads(body)["usage"]
+    assert counted == usage["input_tokens"] + usage["cache_read_input_tokens"] > 18
 
 
 BAD: dict[str, tuple[str, str]] = {

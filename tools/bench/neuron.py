@@ -27,8 +27,10 @@ NAME = "neuron"
 
 
 def main() -> None:
-    """Measure, print, and write where asked to. Exit code 1: something could not be measured."""
+    """Measure, print, and write where asked to. Exit code 1: something could not be measured, or misses its must."""
     given = read_command_line(sys.argv[1:])
+    if given.write and (given.only != list(PARTS) or given.streams != list(rows.STREAMS)):
+        sys.exit("--write puts the whole table into the page: leave out --only and --streams")
     here = machine.look()
     for line in here.lines():
         print(line, file=sys.stderr)
@@ -49,7 +51,8 @@ def main() -> None:
         except (KeyboardInterrupt, asyncio.CancelledError):
             sys.exit("ended before it was through; nothing is left running")
     report(given, here, found)
-    if any(measured.missing and key != rows.WAKE for key, measured in found.items()):
+    is_lacking = any(measured.missing and key != rows.WAKE for key, measured in found.items())
+    if is_lacking or table.is_missed(rows.build_rows(given.streams), found):
         sys.exit(1)
 
 

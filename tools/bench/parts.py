@@ -25,6 +25,8 @@ from bench.streams import Pace, measure_streams
 
 # A daemon's start is short, and so differs more from one to the next.
 STARTS = 5
+# A round of streams takes seconds, and differs from the next by a third.
+STREAM_ROUNDS = 3
 HEALTH_EVERY_S = 0.002
 # More than can be said before the engine is killed.
 LONG_ANSWER = 3000
@@ -58,11 +60,12 @@ async def _measure_streams(options: Options) -> Found:
     async with open_neuron(options.folder) as ours, _open_vllm(options) as theirs:
         servers = {"neuron": ours, "vllm serve": theirs}
         await _warm_up(options, ours, theirs)
-        for number in range(options.rounds):
+        rounds = options.rounds * STREAM_ROUNDS
+        for number in range(rounds):
             turns = list(servers.items())[:: -1 if number % 2 else 1]
             for streams in options.streams:
                 for name, server in turns:
-                    _tell(f"{streams} streams, round {number + 1} of {options.rounds}, {name}")
+                    _tell(f"{streams} streams, round {number + 1} of {rounds}, {name}")
                     pace = await _measure_pace(options, server, streams)
                     paces.setdefault((name, streams), []).append(pace)
     return _read_paces(options, paces)

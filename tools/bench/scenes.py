@@ -126,6 +126,10 @@ def _residents(number: int, models: int, *, is_roomy: bool) -> list[ModelState]:
                 devices=[place % 2],
                 vram_used_mb=MODEL_MB if serves else ASLEEP_MB,
                 can_sleep=place % 2 == 0,
+                load_s=20.0 + number % 7,
+                wake_s=2.0 + number % 3,
+                sleep_s=1.0,
+                unload_s=1.0 + number % 2,
             )
         )
     return states

@@ -40,6 +40,11 @@ def verdict(row: Row, measured: Measured) -> Verdict:
     return judge(measured.ratio if row.is_ratio else measured.our_median, row.bounds)
 
 
+def is_missed(rows: Iterable[Row], found: Mapping[str, Measured]) -> bool:
+    """Whether a bound that must be kept is not."""
+    return any(verdict(row, found[row.key]) == Verdict.NOT_MET for row in rows if row.key in found)
+
+
 def build_cells(rows: Iterable[Row], found: Mapping[str, Measured]) -> list[list[str]]:
     """The table as text, a list per row that was measured or could not be."""
     return [_cells(row, found[row.key]) for row in rows if row.key in found]

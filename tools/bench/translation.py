@@ -15,7 +15,8 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import msgspec
-from bench import table
+import tree
+from bench import machine, page, table
 from bench.client import HOST, ask_well, open_connection
 from bench.figures import Bounds, FailedError, Measured
 from bench.servers import Server, open_server, program
@@ -24,6 +25,8 @@ from bench.table import Row
 from cortex_core.node import Health, ModelState
 from cortex_core.testing import make_discovery
 
+PAGE = tree.ROOT / "docs/benchmarks.md"
+NAME = "translation"
 MODEL = "m"
 # Per stream, as of a model of some size.
 CHUNKS_PER_S = 30.0
@@ -154,17 +157,24 @@ async def measure(rounds: int, streams: int, chunks: int) -> dict[str, Measured]
 
 
 def main() -> None:
-    """Measure and print. Exit code 1: it could not be measured."""
+    """Measure, print, and write where asked to. Exit code 1: the bound is not kept, or it could not be measured."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=9, help="rounds of each figure (9)")
     parser.add_argument("--streams", type=int, default=32, help="streams at once (32)")
     parser.add_argument("--chunks", type=int, default=60, help="chunks of each stream (60)")
+    parser.add_argument("--write", action="store_true", help=f"write the table into {PAGE.name}")
     given = parser.parse_args()
     try:
         found = asyncio.run(measure(given.rounds, given.streams, given.chunks))
     except FailedError as failed:
         sys.exit(str(failed))
-    print(table.write_text(table.build_cells(ROWS, found)))
+    cells = table.build_cells(ROWS, found)
+    print(table.write_text(cells))
+    if given.write:
+        text = machine.write_section(given.rounds, machine.look(), table.write_markdown(cells))
+        PAGE.write_text(page.replace_marked(PAGE.read_text(), NAME, text))
+    if table.is_missed(ROWS, found):
+        sys.exit(1)
 
 
 if __name__ == "__main__":

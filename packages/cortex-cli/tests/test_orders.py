@@ -92,6 +92,7 @@ NODES = [
         "reason": "made",
         "needed_mb": {"0": 5, "1": 6},
         "would_displace": {"x": "sleep"},
+        "expected_s": 8.52,
     },
     {"node": "b", "fits": False, "decision": "refuse", "reason": "no devices"},
 ]
@@ -104,9 +105,9 @@ def test_a_plan_is_shown_node_by_node(gateway: str) -> None:
         0,
         [
             "m: load on a (made)",
-            "node fits would needs makes room why",
-            "a yes load 5 MiB, 6 MiB x (sleep) made",
-            "b no refuse - - no devices",
+            "node fits would takes needs makes room why",
+            "a yes load 8.5 s 5 MiB, 6 MiB x (sleep) made",
+            "b no refuse - - - no devices",
         ],
     )
     assert Answers.asked == [("/fleet/plan", {"model_id": "m"})]

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What may run where, and what a neuron is asked for."""
 
+import itertools
+
 import pytest
 
 from cortex_core.catalogue import Catalogue, MistakeError, Model, infeasible_reason
@@ -188,6 +190,17 @@ def test_fallbacks_come_in_their_order_each_once_and_their_own_after_them(
     model: str, fallbacks: list[str]
 ) -> None:
     assert CHAIN.fallbacks_of(model) == fallbacks
+
+
+def test_fallbacks_that_meet_again_are_walked_once() -> None:
+    layers = [(f"a{number}", f"b{number}") for number in range(40)]
+    catalogue = Catalogue(
+        models=[Model(id=name) for layer in layers for name in layer],
+        fallbacks={
+            name: list(below) for layer, below in itertools.pairwise(layers) for name in layer
+        },
+    )
+    assert len(catalogue.fallbacks_of("a0")) == 78
 
 
 def test_a_model_that_only_nodes_have_falls_back_by_its_alias() -> None:

@@ -20,7 +20,7 @@ from cortex_core.node import Health, ModelActivity, ModelState
 from cortex_core.testing import Collected, collect, make_discovery, make_state, serving
 from cortex_core.weights import WeightsReport, WeightsState
 from cortex_gateway.app import Gateway, open_gateway
-from cortex_gateway.config import Config
+from cortex_gateway.config import Config, NeuronSettings
 from cortex_gateway.status import CatalogueStatus
 
 SSE: Headers = [(b"content-type", b"text/event-stream")]
@@ -174,9 +174,25 @@ async def _answer(send: Send, status: int, headers: Headers, body: bytes) -> Non
 class Running:
     """A gateway and its neurons."""
 
-    def __init__(self, gateway: Gateway, neurons: tuple[FakeNeuron, ...]) -> None:
+    def __init__(
+        self,
+        gateway: Gateway,
+        neurons: tuple[FakeNeuron, ...],
+        configured: tuple[Config, Catalogue, CatalogueStatus],
+    ) -> None:
         self.gateway = gateway
         self.neurons = neurons
+        self._configured = configured
+
+    def endpoint(self, name: str) -> str:
+        return self.gateway.fleet.node(name).endpoint
+
+    async def have(self, **nodes: str) -> None:
+        """What SIGHUP does: these nodes from now on, names and endpoints."""
+        config, catalogue, found = self._configured
+        neurons = [NeuronSettings(name=name, endpoint=where) for name, where in nodes.items()]
+        config = msgspec.structs.replace(config, neurons=neurons)
+        await self.gateway.adopt(config, catalogue, found)
 
     async def get(self, path: str, headers: Headers | None = None) -> Any:
         answer = await collect(self.gateway.front, "GET", path, headers=headers)
@@ -184,10 +200,12 @@ class Running:
         return answer.json
 
     async def ask(self, model: str | None = "m", **fields: Any) -> Collected:
-        """One chat request; `path`, `headers`, `leave` and `on_message` go to `collect`."""
+        """One chat request; `path`, `query`, `headers`, `leave` and `on_message` go to `collect`."""
         path = fields.pop("path", "/v1/chat/completions")
         rest = {
-            name: fields.pop(name) for name in ("headers", "leave", "on_message") if name in fields
+            name: fields.pop(name)
+            for name in ("query", "headers", "leave", "on_message")
+            if name in fields
         }
         body = fields.pop("body", None)
         if body is None:
@@ -226,10 +244,10 @@ async def start(
         found = CatalogueStatus(
             path="/x/models.toml", found=True, models=len(catalogue.models), aliases=0
         )
-        gateway = await stack.enter_async_context(
-            open_gateway(msgspec.convert(config, Config), catalogue, found)
-        )
-        yield Running(gateway, tuple(n for n in neurons if isinstance(n, FakeNeuron)))
+        configured = msgspec.convert(config, Config), catalogue, found
+        gateway = await stack.enter_async_context(open_gateway(*configured))
+        fakes = tuple(n for n in neurons if isinstance(n, FakeNeuron))
+        yield Running(gateway, fakes, configured)
 
 
 @pytest.fixture(name="fake")

@@ -9,7 +9,7 @@ from cortex_core.catalogue import Model
 from cortex_core.testing import make_state
 
 SSE = [(b"content-type", b"text/event-stream")]
-ONE = b'data: {"choices":[{"delta":{"content":"one"}}]}\n\n'
+ONE = b'data: {"choices":[{"delta":{"content":"one"},"finish_reason":"stop"}]}\n\n'
 ECHO = [Model(id="m", harness="echo")]
 
 

@@ -30,6 +30,7 @@ def test_an_empty_file_is_a_gateway_with_defaults(tmp_path: Path) -> None:
     assert config.gateway.listen == "0.0.0.0:31313"
     assert config.gateway.metrics_listen == "0.0.0.0:31314"
     assert (config.gateway.policy, config.gateway.max_body_mb) == ("least_busy", 64)
+    assert config.gateway == read(tmp_path, "[gateway]\nworkers = 1\n").gateway
     assert (config.gateway.idle_timeout_s, config.gateway.drain_s) == (300, 60)
     assert config.loading.load_wait_s == 600
     assert (config.poll.interval_s, config.poll.timeout_s, config.poll.misses) == (5, 5, 3)
@@ -64,6 +65,8 @@ def test_addresses_that_can_be_listened_on(tmp_path: Path, address: str) -> None
         ("[gateway]\nlisten = ':31313'\n", "`listen` is ':31313'"),
         ("[gateway]\nlisten = 'http://a:1'\n", "`listen` is 'http://a:1'"),
         ("[gateway]\npolicy = 'fastest'\n", "`policy` is 'fastest', which is none of least_busy, round_robin, session_affinity"),
+        ("[gateway]\nworkers = 4\n", "line 1: `gateway`: `workers` is 4, and can only be 1: two processes would each load"),
+        ("[gateway]\nworkers = 0\n", "`workers` is 0, and can only be 1"),
         ("[gateway]\nmax_body_mb = 0\n", "line 2: `gateway.max_body_mb`: Expected `int` >= 1"),
         ("[gateway]\ndrain_s = 'soon'\n", "line 2: `gateway.drain_s`"),
         ("default_model = 'a-*'\n", "`default_model` is 'a-*', which names no model"),
@@ -92,6 +95,23 @@ def test_a_mistake_is_named_with_its_file(tmp_path: Path, text: str, message: st
         read(tmp_path, text)
     assert message in caught.value.message
     assert str(tmp_path / "cortex.toml") in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "kind", "key"),
+    [
+        ("http://me:pass-word@a:1", "neuron", "secret"),
+        ("https://me:pass/word@a", "openai", "api_key"),
+        ("pass-word@a", "neuron", "secret"),
+    ],
+)
+def test_a_password_in_an_endpoint_is_refused_and_never_repeated(
+    tmp_path: Path, endpoint: str, kind: str, key: str
+) -> None:
+    with pytest.raises(OperatorError) as caught:
+        read(tmp_path, f"[[neurons]]\nname = 'a'\nendpoint = '{endpoint}'\nkind = '{kind}'\n")
+    assert f"What it is to be shown is the `{key}`" in caught.value.message
+    assert "word" not in caught.value.message.replace("password", "")
 
 
 @pytest.mark.parametrize(

@@ -60,6 +60,7 @@ def test_a_node_is_due_after_so_many_cycles(
         ({"loads": {("a", "other"): {}}}, False),
         ({"loads": {("b", "other"): {}}}, True),
         ({"up": False}, False),
+        ({"drained": frozenset("a")}, False),
     ],
 )
 def test_who_works_is_waited_for_or_moves_is_let_be(fields: Any, is_found: bool) -> None:
@@ -67,6 +68,10 @@ def test_who_works_is_waited_for_or_moves_is_let_be(fields: Any, is_found: bool)
     assert [(each.model, each.model_id, each.claims_mb) for each in found] == (
         [("m", "hub:m", {0: 100})] if is_found else []
     )
+
+
+def test_of_a_node_that_has_left_nothing_is_reloaded() -> None:
+    assert find_reloads(view(HUB_M), CATALOGUE, "gone") == []
 
 
 @pytest.mark.parametrize("status", ["sleeping", "loading", "unloading", "recovering", "failed"])

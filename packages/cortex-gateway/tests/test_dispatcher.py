@@ -14,13 +14,13 @@ from cortex_core.testing import make_state
 JSON = [(b"content-type", b"application/json")]
 SSE = [(b"content-type", b"text/event-stream")]
 ONE = b'data: {"choices":[{"delta":{"content":"one"}}]}\n\n'
-DONE = b"data: [DONE]\n\n"
+DONE = b'data: {"choices":[{"delta":{},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n'
 M = make_state("m")
 HELLO = {"role": "user", "content": "hello"}
 BOTH = [Model(id="big", harness="vllm"), Model(id="small", harness="echo")]
 
 
-def refusal(code: str) -> bytes:
+def refusal(code: str | int) -> bytes:
     return json.dumps({"error": {"message": "not now", "code": code}}).encode()
 
 
@@ -188,12 +188,14 @@ async def test_a_model_whose_load_fails_is_served_by_its_fallback(fake: Any, sta
         (503, "model_recovering", True),
         (503, "shutting_down", False),
         (429, "queue_full", False),
+        (503, 503, False),
+        (429, "slow_down", False),
         (400, "context_length_exceeded", False),
         (500, "internal_error", False),
     ],
 )
 async def test_a_model_that_fails_falls_back_and_one_that_is_busy_does_not(
-    fake: Any, start: Any, status: int, code: str, falls: bool
+    fake: Any, start: Any, status: int, code: str | int, falls: bool
 ) -> None:
     node = fake(make_state("big"), make_state("small"))
     node.answer = lambda n: (

@@ -6,11 +6,13 @@ import json
 from typing import Any
 
 import pytest
+import structlog
 
 from cortex_core.catalogue import Model
 from cortex_core.control import DevicePlan, PlanAnswer
 from cortex_core.errors import CannotSleepError, WaitTimeoutError
 from cortex_core.testing import make_device, make_discovery, make_state
+from cortex_gateway.eviction import Displace
 
 GPU = make_discovery(make_device(0, 24_000), harnesses=("echo",))
 MODELS = [Model(id=name, harness="echo", vram_mb=20_000) for name in "mxy"]
@@ -199,3 +201,35 @@ async def test_what_is_pinned_while_its_work_ends_serves_on(fake: Any, start: An
         assert error_of(await second) == (404, "model_infeasible")
     assert neuron.moves == []
     assert list(neuron.states) == ["x"]
+
+
+async def test_what_is_not_idle_any_more_when_its_turn_comes_stays(fake: Any, start: Any) -> None:
+    neuron = fake(make_state("x"), make_state("y"))
+    begun, go, done = asyncio.Event(), asyncio.Event(), neuron.move
+
+    async def move(how: str, model_id: str) -> None:
+        begun.set()
+        await go.wait()
+        await done(how, model_id)
+
+    neuron.move = move
+    idle = [Displace(node="a", model=name, model_id=name, how="unload") for name in "xy"]
+    looks = iter([RuntimeError("a fault of ours")])
+
+    def find() -> list[Displace]:
+        for fault in looks:
+            raise fault
+        return list(idle)
+
+    with structlog.testing.capture_logs() as said:
+        async with start(neuron) as fleet, asyncio.timeout(5):
+            running = asyncio.create_task(fleet.gateway._displacer.run_idle(find, 0.001))
+            await begun.wait()
+            idle.clear()
+            go.set()
+            while "x" in neuron.states or fleet.gateway.fleet.view().leaving:
+                await asyncio.sleep(0)
+            assert not running.done()
+            running.cancel()
+    assert neuron.moves == [("unload", "x")]
+    assert [each["event"] for each in said].count("looking for idle models failed") == 1

@@ -9,7 +9,7 @@ from cortex_core.catalogue import Catalogue, Model
 from cortex_core.node import DeviceHealth, Health, ModelActivity, ModelState
 from cortex_core.testing import make_device, make_discovery
 from cortex_gateway.config import EvictionSettings
-from cortex_gateway.eviction import Blocked, Claimant, Room, find_room
+from cortex_gateway.eviction import Blocked, Claimant, Room, find_idle, find_room
 from cortex_gateway.memory import Need
 from cortex_gateway.view import FleetView, NodeView
 
@@ -234,3 +234,15 @@ def test_what_is_no_model_of_the_fleet_cannot_go() -> None:
     )
     assert goes(foreign, 9_000) == "x"
     assert goes(foreign, 10_000) == "foreign"
+
+
+@pytest.mark.parametrize(
+    ("fields", "is_found"),
+    [({}, True), ({"drained": frozenset("a")}, False), ({"pins": frozenset({("a", "x")})}, False)],
+)
+def test_who_is_idle_goes_unless_it_is_pinned_or_its_node_is_drained(
+    fields: Any, is_found: bool
+) -> None:
+    view = FleetView(nodes=(make_node(vllm("x", 1_000)),), **fields)
+    found = find_idle(view, Catalogue(), EvictionSettings(idle_ttl_s=1), NOW_S)
+    assert [each.model_id for each in found] == (["x"] if is_found else [])

@@ -232,3 +232,19 @@ def test_what_a_neuron_said_of_needs_is_forgotten_with_its_next_start() -> None:
     assert fleet.view().needs.keys() == {("b", "m")}
     fleet.forget_needs(("b", "m"))
     assert fleet.view().needs == {}
+
+
+def test_what_a_model_took_is_kept_when_it_is_gone_and_forgotten_with_the_machine() -> None:
+    fleet = make_fleet("a", "b")
+    for name, load_s in (("a", 40.0), ("b", 4.0)):
+        state = make_state("m", load_s=load_s, unload_s=1.5)
+        fleet.apply_report(name, Report(models=(state,)), 1.0)
+        fleet.apply_report(name, Report(models=()), 2.0)
+    view = fleet.view()
+    assert [view.takes_s(at, "load", "m") for at in "ab"] == [40.0, 4.0]
+    assert view.takes_s("a", "unload", "x", "m") == 1.5
+    assert (view.takes_s("a", "wake", "m"), view.takes_s("c", "load", "m")) == (None, None)
+    fleet.apply_report("a", Report(models=(make_state("m", load_s=30.0),)), 3.0)
+    assert (fleet.takes_s(("a", "m"), "load"), view.takes_s("a", "load", "m")) == (30.0, 40.0)
+    fleet.add_node("a", "http://elsewhere")
+    assert [fleet.takes_s((at, "m"), "load") for at in "ab"] == [None, 4.0]

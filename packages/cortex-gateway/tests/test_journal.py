@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-from cortex_gateway.journal import KEPT_REQUESTS, KEPT_STEPS, Journal, Record
+from cortex_gateway.journal import KEPT_REQUESTS, KEPT_STEPS, Candidate, Journal, Record
 
 
 def make_record(request_id: str = "r", began_s: float = 100.0) -> Record:
@@ -57,6 +57,15 @@ def test_steps_are_bounded_and_the_first_and_the_last_stay() -> None:
     steps = record.tell(0.0).steps
     assert len(steps) == KEPT_STEPS
     assert (steps[0].node, steps[-1].node) == ("0", str(10 * KEPT_STEPS - 1))
+
+
+def test_candidates_are_kept_of_the_first_step_and_the_last() -> None:
+    record = make_record()
+    for node in "abcd":
+        candidate = Candidate(node=node, says="has room")
+        record.add(101.0, "load", "m", "why", node, [candidate].copy)
+    steps = record.tell(104.0).steps
+    assert [[each.node for each in step.candidates] for step in steps] == [["a"], [], [], ["d"]]
 
 
 def test_the_last_requests_are_kept_and_the_newest_of_an_id() -> None:

@@ -153,7 +153,7 @@ async def test_who_wants_no_stream_gets_no_sign_and_an_honest_503_with_an_eta(
 async def test_another_replica_is_asked_after_the_headers_too(fake: Any, start: Any) -> None:
     gate = asyncio.Event()
     first, second = slow_neuron(fake, gate), fake()
-    second.answer = lambda n: (200, SSE, [EVENT, DONE])
+    second.answer = lambda n: (200, SSE, [EVENT, END, DONE])
 
     def refuse(number: int) -> Any:
         second.states["m"] = make_state("m")
@@ -170,7 +170,7 @@ async def test_another_replica_is_asked_after_the_headers_too(fake: Any, start: 
         gate.set()
         answer = await asked
     assert answer.status == 200
-    assert answer.body.endswith(EVENT + DONE)
+    assert answer.body.endswith(EVENT + END + DONE)
 
 
 def silent_neuron(fake: Any, gate: asyncio.Event) -> Any:

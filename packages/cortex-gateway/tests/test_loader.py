@@ -177,6 +177,23 @@ async def test_a_load_that_somebody_else_began_is_joined(fake: Any, start: Any) 
     assert neuron.loads == []
 
 
+async def test_who_waits_for_a_load_at_a_node_that_leaves_is_served_by_another(
+    fake: Any, start: Any
+) -> None:
+    leaving, other = fake(make_state("m", "loading")), fake()
+    async with start(leaving, other, models=ECHO) as fleet:
+        request = asyncio.create_task(fleet.ask())
+        while leaving.polls.count("/models") < 2:
+            await asyncio.sleep(0)
+        await fleet.have(b=fleet.endpoint("b"))
+        answer = await request
+        steps = (await fleet.get(f"/fleet/requests/{answer.header(b'x-request-id').decode()}"))[
+            "steps"
+        ]
+    assert (answer.status, answer.header(b"x-cortex-node")) == (200, b"b")
+    assert [step["decision"] for step in steps] == ["wait", "load", "serve"]  # nothing failed
+
+
 async def test_a_node_that_is_lost_during_a_load_is_told_to_those_who_wait(
     fake: Any, start: Any
 ) -> None:
@@ -198,3 +215,33 @@ async def test_a_node_that_is_lost_during_a_load_is_told_to_those_who_wait(
         assert "lost" in answer.json["error"]["message"]
         assert error_of(await fleet.ask()) == (503, "no_healthy_node")
         gate.set()
+
+
+async def test_how_long_a_load_will_take_is_what_it_took_there_until_the_neuron_tells(
+    fake: Any, start: Any
+) -> None:
+    neuron, gate = fake(make_state("m", load_s=42.0)), asyncio.Event()
+
+    async def slow(body: dict[str, Any]) -> None:
+        await gate.wait()
+
+    neuron.load = slow
+    async with start(neuron, models=ECHO, loading={"load_wait_s": 0.02}) as fleet:
+        del neuron.states["m"]
+        await fleet.poll()
+        answer = await fleet.ask()
+        gate.set()
+    assert error_of(answer) == (503, "model_loading")
+    assert answer.header(b"retry-after") == b"42"
+    assert answer.json["error"]["eta_s"] == 42.0
+
+
+async def test_where_a_neuron_says_that_it_serves_is_not_asked(fake: Any, start: Any) -> None:
+    """It may name an address of its own, such as a loopback one: the configured endpoint is the one that is used."""
+    neuron = fake()
+    async with start(neuron, models=ECHO) as fleet:
+        assert (await fleet.ask()).status == 200
+        await fleet.poll()
+    # an answer to anything else would fail
+    assert set(neuron.polls) == {"/models", "/health", "/discovery"}
+    assert len(neuron.asked) == 1

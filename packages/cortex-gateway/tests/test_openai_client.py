@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """An OpenAI-compatible server as a node: asked under its base URL, served as it is, and never moved."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -11,7 +12,7 @@ import pytest
 from cortex_core.catalogue import Model
 from cortex_core.http.headers import Headers, find
 from cortex_core.testing import collect, make_state, serving
-from cortex_gateway.openai_client import read_base_url
+from cortex_gateway.openai_client import OpenAIClient, read_base_url
 
 JSON: Headers = [(b"content-type", b"application/json")]
 SSE: Headers = [(b"content-type", b"text/event-stream")]
@@ -215,6 +216,30 @@ async def test_an_order_to_move_its_models_is_refused_with_the_reason(
     assert (answer.status, answer.json["error"]["code"]) == (400, "invalid_request_body")
     assert f"'{ID}' is served by 'cloud' as it is" in answer.json["error"]["message"]
     assert server.paths == []
+
+
+@pytest.mark.parametrize("is_up", [True, False])
+async def test_a_neuron_has_a_model_loaded_though_a_server_lists_the_same_id(
+    fake: Any, outside: Any, is_up: bool
+) -> None:
+    neuron = fake(make_state(ID)) if is_up else fake()
+    async with outside(Server(), neuron, models=[Model(id=ID, harness="echo")]) as fleet:
+        body = json.dumps({"model_id": ID}).encode()
+        answer = await collect(fleet.gateway.front, "POST", "/fleet/models/load", body=body)
+    told = {"status": "loaded", "model_id": ID, "node": "a", "already": is_up}
+    assert (answer.status, answer.json) == (200, {"done": [told]})
+    assert len(neuron.loads) == (0 if is_up else 1)
+
+
+async def test_a_connection_there_is_let_go_before_its_server_does() -> None:
+    server = Server()
+    async with serving(server) as endpoint:
+        client = OpenAIClient(endpoint, idle_timeout_s=1, headers=[])
+        await client.look(1)
+        (kept,) = client._connections._idle  # type: ignore[attr-defined]
+        left_s = kept.deadline_s - asyncio.get_running_loop().time()
+        await client.close()
+    assert 0 < left_s <= 2
 
 
 async def test_a_replica_there_is_one_among_others(fake: Any, outside: Any) -> None:

@@ -106,7 +106,9 @@ async def test_a_drained_node_gets_nothing_new(fake: Any, start: Any) -> None:
 
 
 async def test_a_plan_tells_what_each_node_would_do(fake: Any, start: Any) -> None:
-    first, second = fake(make_state("x", can_sleep=True), found=GPU), fake(found=make_discovery())
+    failed = make_state("m", "failed", load_s=7.0)  # what it took before
+    first = fake(make_state("x", can_sleep=True, sleep_s=1.5), failed, found=GPU)
+    second = fake(found=make_discovery())
     async with start(first, second, models=MODELS) as fleet:
         answer = await order(fleet, "plan", model_id="m")
         assert answer.status == 200
@@ -122,6 +124,7 @@ async def test_a_plan_tells_what_each_node_would_do(fake: Any, start: Any) -> No
             "reason": "x is put to sleep for it",
             "needed_mb": {"0": 20_000},
             "would_displace": {"x": "sleep"},
+            "expected_s": 8.5,
         },
         {
             "node": "b",
@@ -130,6 +133,7 @@ async def test_a_plan_tells_what_each_node_would_do(fake: Any, start: Any) -> No
             "reason": "b: needs 1 device(s) of 20000 MiB, has no devices",
             "needed_mb": {},
             "would_displace": {},
+            "expected_s": None,
         },
     ]
     assert (first.moves, first.loads, second.loads) == ([], [], [])
@@ -166,3 +170,26 @@ async def test_what_nobody_asks_for_goes_one_rung_down_after_the_other(
         while told not in await fleet.metrics():
             await asyncio.sleep(0.01)
     assert neuron.moves == [("sleep", "m"), ("unload", "m")]
+
+
+async def test_a_node_that_leaves_while_another_unloads_is_passed_over(
+    fake: Any, start: Any
+) -> None:
+    first, second = fake(make_state("m")), fake(make_state("m"))
+    begun, go, unload = asyncio.Event(), asyncio.Event(), first.move
+
+    async def move(how: str, model_id: str) -> None:
+        begun.set()
+        await go.wait()
+        await unload(how, model_id)
+
+    first.move = move
+    async with start(first, second) as fleet:
+        asked = asyncio.create_task(done(fleet, "models/unload", model_id="m"))
+        await begun.wait()
+        await fleet.have(a=fleet.endpoint("a"))
+        while len(fleet.gateway.fleet.view().nodes) > 1:
+            await asyncio.sleep(0)
+        go.set()
+        assert await asked == at("unloaded")
+    assert second.moves == []

@@ -9,8 +9,8 @@ from cortex_core.catalogue import Catalogue, Model
 from cortex_core.node import DeviceHealth, Health, ModelState
 from cortex_core.testing import make_device, make_discovery, make_state
 from cortex_gateway.config import EvictionSettings
-from cortex_gateway.eviction import Blocked
-from cortex_gateway.placement import find_options, survey
+from cortex_gateway.eviction import Blocked, Displace, Room
+from cortex_gateway.placement import expected_s, find_options, survey
 from cortex_gateway.view import FleetView, Needs, NodeView, Queued
 
 GPU = make_discovery(make_device(0, 24_000))
@@ -116,3 +116,75 @@ def test_who_waits_longer_goes_first() -> None:
     assert best(at, models=(MODEL, pinned), queued=waits) == "a -x"
     pair = at, node("b", FULL)
     assert best(*pair, models=models, queued=waits, loads={("b", "o"): {0: 20_000}}) == "a -x"
+
+
+COLD, WARM = {"load": 40.0}, {"load": 4.0}
+
+
+@pytest.mark.parametrize(
+    ("nodes", "took_s", "chosen"),
+    [
+        # as measured there, and where it never was as on the others
+        ([node("a", FREE), node("b", FREE)], {("a", "m"): COLD, ("b", "m"): WARM}, "b"),
+        ([node("a", FREE), node("b", FREE, SMALL)], {("a", "m"): COLD, ("b", "m"): WARM}, "b"),
+        ([node("a", FREE), node("b", FREE)], {("a", "m"): COLD}, "a"),
+        ([node("a", FREE, SMALL), node("b", FREE)], {("a", "m"): COLD}, "b"),
+        (
+            [node(name, FREE) for name in "abc"],
+            {("a", "m"): COLD, ("c", "m"): WARM},
+            "c",
+        ),
+        # less than a second is chance, and of other models it says nothing
+        ([node("a", FREE), node("b", FREE)], {("a", "m"): {"load": 4.1}, ("b", "m"): WARM}, "a"),
+        ([node("a", FREE), node("b", FREE)], {("a", "x"): COLD}, "a"),
+        # to wake is another thing than to load
+        (
+            [node("a", 23_500, ASLEEP), node("b", 23_500, ASLEEP)],
+            {("a", "m"): {"wake": 9.0, "load": 1.0}, ("b", "m"): {"wake": 2.0, "load": 90.0}},
+            "b asleep",
+        ),
+        # with the time that those take who go
+        (
+            [node("a", FULL, vllm("x")), node("b", FULL, vllm("y"))],
+            {("a", "x"): {"unload": 8.0}, ("b", "y"): {"unload": 1.0}},
+            "b -y",
+        ),
+        (
+            [node("a", FULL, vllm("x")), node("b", FULL, vllm("y"))],
+            {("a", "x"): {"unload": 8.0}, ("a", "m"): WARM, ("b", "y"): {"unload": 1.0}, ("b", "m"): COLD},
+            "a -x",
+        ),
+    ],
+)  # fmt: skip
+def test_of_equal_places_the_one_where_it_is_up_soonest(
+    nodes: list[NodeView], took_s: Any, chosen: str
+) -> None:
+    assert best(*nodes, took_s=took_s) == chosen
+
+
+def test_nobody_else_goes_for_a_few_seconds() -> None:
+    nodes = node("a", FULL, vllm("x")), node("b", FULL, vllm("y"))
+    took_s = {("a", "m"): WARM, ("b", "m"): COLD}
+    used_s = {("a", "x"): 900.0, ("b", "y"): 800.0}
+    assert best(*nodes, took_s=took_s, used_s=used_s) == "b -y"
+
+
+def test_nothing_is_brought_up_on_nodes_that_are_shunned() -> None:
+    view = FleetView(nodes=(node("a", FREE), node("b", FULL, vllm("x"))))
+    catalogue = Catalogue(models=[MODEL])
+    found = find_options(view, catalogue, "m", RULES, 1000.0, frozenset("a")).best
+    assert found is not None
+    assert found.node.name == "b"
+    assert find_options(view, catalogue, "m", RULES, 1000.0, frozenset("ab")).best is None
+
+
+def test_what_is_expected_is_what_was_measured() -> None:
+    took_s: Any = {("a", "m"): {"load": 40.0, "wake": 2.0}, ("a", "x"): {"sleep": 3.0}}
+    view = FleetView(nodes=(node("a", FREE),), took_s=took_s)
+    catalogue = Catalogue(models=[MODEL])
+    goes = Displace(node="a", model="x", model_id="x", how="sleep")
+    cases = [((), False, 40.0), ((), True, 2.0), ((goes,), False, 43.0)]
+    for displaces, is_asleep, seconds in cases:
+        room = Room(displaces=displaces)
+        assert expected_s(view, catalogue, "a", "m", room, is_asleep=is_asleep) == seconds
+    assert expected_s(view, catalogue, "b", "m", Room(), is_asleep=False) is None

@@ -250,3 +250,74 @@ async def test_what_a_newer_neuron_says_beyond_us_is_passed_over(start: Any) -> 
         (node,) = (await fleet.get("/fleet"))["nodes"]
     assert refused.status >= 400
     assert [model["status"] for model in node["models"]] == ["loaded", "entangled"]
+
+
+async def test_a_node_that_is_renamed_while_it_works_serves_at_once_by_its_new_name(
+    fake: Any, start: Any
+) -> None:
+    neuron, gate = fake(make_state("m")), asyncio.Event()
+    neuron.health = Health(uptime_secs=1, instance="one")
+    status, headers, parts = neuron.answer(0)
+    neuron.answer = lambda n: (status, headers, parts if n else [gate, *parts])
+    async with start(neuron) as fleet:
+        asked = asyncio.create_task(fleet.ask())
+        await neuron.began.wait()
+        await fleet.have(b=fleet.endpoint("a"))
+        for _ in range(2):
+            await fleet.poll()
+            answer = await fleet.ask()
+            assert (answer.status, answer.header(b"x-cortex-node")) == (200, b"b")
+        gate.set()
+        assert (await asked).header(b"x-cortex-node") == b"a"
+
+
+class Slow:
+    """A fake neuron that says nothing for as long as `gate` is closed."""
+
+    def __init__(self, neuron: Any) -> None:
+        self.neuron = neuron
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.began = asyncio.Event()
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if not self.gate.is_set():
+            self.began.set()
+        await self.gate.wait()
+        await self.neuron(scope, receive, send)
+
+
+@pytest.mark.parametrize("answers", [True, False])
+async def test_what_the_machine_before_says_does_not_count_for_the_one_there_now(
+    fake: Any, start: Any, answers: bool
+) -> None:
+    before = Slow(fake(found=make_discovery(make_device(0, 24_000))))
+    now = fake(found=make_discovery(make_device(0, 48_000)))
+    now.health = Health(uptime_secs=900)  # as if the same had gone on
+    before.neuron.down = True
+    async with start(before, now) as fleet:
+        before.gate.clear()
+        looking = asyncio.create_task(fleet.gateway.poller.poll("a"))
+        await before.began.wait()
+        moving = asyncio.create_task(fleet.have(a=fleet.endpoint("b")))
+        while fleet.endpoint("a") != fleet.endpoint("b"):
+            await asyncio.sleep(0)
+        before.neuron.down = not answers
+        before.gate.set()
+        await looking
+        assert (fleet.gateway.fleet.node("a").problem, fleet.gateway.fleet.node("a").misses) == (
+            None,
+            0,
+        )
+        await moving
+        (node,) = (each for each in (await fleet.get("/fleet"))["nodes"] if each["name"] == "a")
+    assert node["devices"][0]["vram_total_mb"] == 48_000
+
+
+async def test_of_a_node_that_has_left_no_look_keeps_anything(fake: Any, start: Any) -> None:
+    async with start(fake(), fake()) as fleet, asyncio.timeout(5):
+        await fleet.have(a=fleet.endpoint("a"))
+        while fleet.gateway._seeing_off:
+            await asyncio.sleep(0)
+        await fleet.gateway.poller.poll("b")
+        assert list(fleet.gateway.poller._locks) == ["a"]

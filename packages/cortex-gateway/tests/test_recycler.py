@@ -5,7 +5,9 @@ import asyncio
 from typing import Any
 
 import msgspec
+import structlog
 
+from cortex_core.catalogue import Catalogue
 from cortex_core.errors import LoadFailedError
 from cortex_core.node import Health, ModelActivity
 from cortex_core.testing import make_state
@@ -111,6 +113,43 @@ async def test_a_reload_that_fails_is_not_tried_again_before_something_has_chang
         lines = await fleet.metrics()
     assert neuron.moves == [("reload", "m"), ("reload", "m")]
     assert not [line for line in lines if line.startswith("cortex_defrags_total{")]
+
+
+async def test_a_node_that_leaves_while_another_is_seen_to_is_let_be(fake: Any, start: Any) -> None:
+    first, second = due(fake(make_state("m"))), due(fake(make_state("n")))
+    begun, go, restart = asyncio.Event(), asyncio.Event(), first.move
+
+    async def move(how: str, model_id: str) -> None:
+        begun.set()
+        await go.wait()
+        await restart(how, model_id)
+
+    first.move = move
+    async with start(first, second, eviction=AFTER) as fleet:
+        recycling = asyncio.create_task(fleet.gateway.recycler.recycle())
+        await begun.wait()
+        await fleet.have(a=fleet.endpoint("a"))
+        while len(fleet.gateway.fleet.view().nodes) > 1:
+            await asyncio.sleep(0)
+        go.set()
+        await recycling
+    assert (first.moves, second.moves) == ([("reload", "m")], [])
+
+
+async def test_a_fault_of_ours_does_not_end_it(fake: Any, start: Any) -> None:
+    neuron = due(fake(make_state("m")))
+    with structlog.testing.capture_logs() as said:
+        async with start(
+            neuron, eviction=AFTER, poll={"interval_s": 0.01, "timeout_s": 2}
+        ) as fleet:
+            fleet.gateway.recycler.declare(None)
+            async with asyncio.timeout(5):
+                while not [each for each in said if each["log_level"] == "error"]:
+                    await asyncio.sleep(0.005)
+                fleet.gateway.recycler.declare(Catalogue())
+                while not neuron.moves:
+                    await asyncio.sleep(0.005)
+    assert neuron.moves == [("reload", "m")]
 
 
 async def test_it_looks_by_itself(fake: Any, start: Any) -> None:

@@ -13,12 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 
+from cortex_core.catalogue import Catalogue, Model
 from cortex_core.http.client import Client, RefusedError, read_all
 from cortex_core.http.headers import Headers
 from cortex_core.testing import make_state, serving
 from cortex_gateway.config import Config, FleetSettings, GatewaySettings
-from cortex_gateway.reloading import differences
+from cortex_gateway.reloading import announce_declared, differences
+from cortex_gateway.status import CatalogueStatus
 
 SSE: Headers = [(b"content-type", b"text/event-stream")]
 CHUNK = b'data: {"id":"x","choices":[{"index":0,"delta":{"content":"a"},"finish_reason":null}]}\n\n'
@@ -204,6 +207,9 @@ async def test_the_catalogue_is_read_again(fake: Any, tmp_path: Path) -> None:
         gateway.write({"a": endpoints[0]}, models=("new",))
         await gateway.hup("configuration read again")
         assert (await gateway.chat("new"))[0] == "a"
+        (tmp_path / "models.toml").unlink()
+        assert "no catalogue" not in gateway.said
+        await gateway.hup("no catalogue")
     assert [load["model_id"] for load in neuron.loads] == ["new"]
 
 
@@ -273,6 +279,19 @@ async def test_the_service_manager_is_told_of_start_reload_and_end(
         "STOPPING=1",
     ]
     assert heard[1].split("\n")[1].startswith("MONOTONIC_USEC=")
+
+
+def test_an_alias_of_what_nobody_declares_is_said() -> None:
+    catalogue = Catalogue(models=[Model(id="m")], aliases={"a": "m", "b": "gone"})
+    found = CatalogueStatus(path="/x", found=True, models=1, aliases=2)
+    with structlog.testing.capture_logs() as logged:
+        announce_declared(catalogue, found)
+    (entry,) = logged
+    assert (entry["event"], entry["model"], entry["served_model"]) == (
+        "alias of an undeclared model",
+        "b",
+        "gone",
+    )
 
 
 def test_what_differs_is_named_where_it_counts_from_the_next_start_on() -> None:

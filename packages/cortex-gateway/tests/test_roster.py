@@ -5,6 +5,7 @@ import asyncio
 
 import pytest
 
+from cortex_core.errors import UpstreamConnectionError
 from cortex_core.testing import make_state
 from cortex_gateway.config import NeuronSettings
 from cortex_gateway.fleet import Fleet, Report
@@ -110,3 +111,16 @@ async def test_who_comes_back_in_time_stays_and_an_operator_s_drain_is_no_leavin
     assert serving(fleet) == []
     fleet.note_drain("a", drained=False)
     assert serving(fleet) == ["a"]
+
+
+async def test_what_a_node_was_asked_by_before_is_closed_when_its_work_has_ended() -> None:
+    roster, fleet = make(make_neuron("a"))
+    before = roster.clients["a"]
+    with fleet.serving("a", "m"):
+        roster.adopt([make_neuron("a", secret="s")], fleet)
+        closing = asyncio.create_task(roster.close_old("a", fleet))
+        await asyncio.sleep(0)
+        assert not closing.done()
+    await closing
+    with pytest.raises(UpstreamConnectionError, match="the client was closed"):
+        await before.ask("GET", "/x", dict)

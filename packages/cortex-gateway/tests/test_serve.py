@@ -11,7 +11,6 @@ from typing import Any
 
 import msgspec
 import pytest
-import structlog
 
 from cortex_core.catalogue import Catalogue, Model
 from cortex_core.errors import OperatorError
@@ -150,16 +149,3 @@ async def test_a_gateway_without_catalogue_and_neurons_starts_says_so_and_ends_w
     assert "Traceback" not in said
     for phrase in ("no catalogue", "no neurons configured", "serving anyone", "gateway is up"):
         assert phrase in said
-
-
-async def test_an_alias_of_what_nobody_declares_is_said() -> None:
-    catalogue = Catalogue(models=[Model(id="m")], aliases={"a": "m", "b": "gone"})
-    found = CatalogueStatus(path="/x", found=True, models=1, aliases=2)
-    with structlog.testing.capture_logs() as logged:
-        serve._announce_declared(catalogue, found)
-    (entry,) = logged
-    assert (entry["event"], entry["model"], entry["served_model"]) == (
-        "alias of an undeclared model",
-        "b",
-        "gone",
-    )

@@ -5,12 +5,13 @@ import asyncio
 from typing import Any
 
 import pytest
+import structlog
 
 from cortex_core.catalogue import Model
 from cortex_core.node import Limits
 from cortex_core.testing import make_device, make_discovery, make_state
 from cortex_core.weights import WeightsState
-from cortex_gateway.stock import EVERY_S
+from cortex_gateway.stock import EVERY_S, Stock
 
 TOLD = WeightsState(
     id="huggingface:org/m",
@@ -114,3 +115,29 @@ async def test_a_neuron_that_is_too_old_to_tell_says_nothing(fake: Any, start: A
         entry = await entry_of(fleet)
     assert "residency" not in entry
     assert "capabilities" not in entry
+
+
+async def test_while_nobody_is_there_to_tell_no_model_s_files_are_called_missing(
+    fake: Any, start: Any
+) -> None:
+    neuron = fake(found=GPU)
+    neuron.weights = [TOLD]
+    async with start(neuron, models=[DECLARED]) as fleet:
+        await until_told(fleet)
+        neuron.down = True
+        for _ in range(3):
+            await fleet.poll()
+        entry = await entry_of(fleet)
+    assert "residency" not in entry
+
+
+async def test_a_fault_of_ours_does_not_end_it() -> None:
+    broken: Any = None
+    with structlog.testing.capture_logs() as said:
+        asking = asyncio.create_task(Stock(broken, {}).run())
+        async with asyncio.timeout(5):
+            while not said:
+                await asyncio.sleep(0)
+        assert not asking.done()
+        asking.cancel()
+    assert said[0]["event"] == "asking for files failed"

@@ -31,6 +31,10 @@ COUNTS = b'{"prompt_tokens":7,"completion_tokens":3,"total_tokens":10}'
 COMMENT = b": usage " + COUNTS + b"\n\n"
 CHUNK = sse.write_data(b'{"choices":[],"usage":' + COUNTS + b"}")
 ALIVE = b": keep-alive\n\n"
+SPACED = b"".join(
+    event.replace(b":", b": ").replace(b",", b", ").replace(b"data: ", b"data:")
+    for event in (ONE, TWO, FINISH, CHUNK)
+)
 ERROR = sse.write_data(b'{"error":{"message":"m","type":"api_error","code":"engine_died"}}')
 USAGE = Usage(prompt_tokens=7, completion_tokens=3, total_tokens=10)
 
@@ -82,8 +86,12 @@ def check(stream: bytes, expected: Read, chat: bool = True) -> None:
         (ONE + ERROR, Read(b"", None, 1, "engine_died")),
         (event(r'{"content":"\"usage\": [DONE] \"error\":"}') + FINISH, Read(b"", None, 1)),
         (event('{"content":"\u2028"}') + FINISH, Read(b"", None, 1)),
-        (b"data: no json\n\n" + ONE, Read(b"", None, 1)),
-        (b"", Read(b"", None, 0, None, False)),
+        (b"data: no json\n\n" + ONE + FINISH, Read(b"", None, 1)),
+        (ONE + b'data: {"error":"no memory"}\n\n', Read(b"", None, 1, "unknown")),
+        (SPACED, Read(b"", USAGE, 2)),
+        (event('{"tool_calls":[{"index":0}]}') + event("{}", '"tool_calls"'), Read(b"", None, 1)),
+        (ONE + FINISH + TWO.replace(b'{"delta"', b'{"index":1,"delta"') + LAST, Read(b"", None, 3)),
+        (ONE + FINISH + event('{"content":""}'), Read(b"", None, 2)),
     ],
 )  # fmt: skip
 def test_a_stream_passes_as_it_is_and_is_read_at_any_cut(stream: bytes, expected: Read) -> None:
@@ -100,15 +108,15 @@ def test_the_neuron_s_comment_is_taken_out_at_any_cut(where: int) -> None:
 
 
 def test_a_comment_that_cannot_be_read_is_taken_out_and_deltas_count() -> None:
-    check(ONE + b": usage {oops\n\n" + sse.DONE, Read(ONE + sse.DONE, None, 1))
+    check(ONE + FINISH + b": usage {oops\n\n" + sse.DONE, Read(ONE + FINISH + sse.DONE, None, 1))
 
 
 def test_other_line_ends_pass_too() -> None:
     for end in (b"\r\n", b"\r"):
         stream = (ROLE + ONE + TWO + FINISH + sse.DONE).replace(b"\n", end)
         check(stream, Read(stream, None, 2))
-        comment = (ONE + COMMENT + sse.DONE).replace(b"\n", end)
-        check(comment, Read((ONE + sse.DONE).replace(b"\n", end), USAGE, 1))
+        comment = (LAST + COMMENT + sse.DONE).replace(b"\n", end)
+        check(comment, Read((LAST + sse.DONE).replace(b"\n", end), USAGE, 1))
 
 
 def test_completions_count_their_texts() -> None:
@@ -134,7 +142,7 @@ PARTS = [ROLE, ONE, TWO, FINISH, LAST, ALIVE, CHUNK, COMMENT, ERROR, event('{"co
 def test_any_stream_at_any_cuts_is_read_alike(
     parts: list[bytes], cuts: list[int], data: st.DataObject
 ) -> None:
-    whole = [*parts, sse.DONE]
+    whole = [*parts, FINISH, sse.DONE]
     stream = b"".join(whole)
     ends = [sum(map(len, whole[:index])) for index in range(len(whole))]
     expected = read([stream])
@@ -157,16 +165,16 @@ def test_any_stream_at_any_cuts_is_read_alike(
     ],
 )
 def test_a_chunk_that_is_not_all_content_is_looked_into(pieces: list[bytes], deltas: int) -> None:
-    expected = b"".join(pieces).replace(COMMENT, b"") + sse.DONE
-    found = read([*pieces, sse.DONE])
+    expected = b"".join(pieces).replace(COMMENT, b"") + FINISH + sse.DONE
+    found = read([*pieces, FINISH + sse.DONE])
     assert (found.out, found.deltas) == (expected, deltas)
 
 
 def test_an_event_of_two_lines_stays_in_order_at_any_cut() -> None:
     two_lines = b'data: {"choices":[],\ndata: "x":1}\n\n'
     for cut in range(len(two_lines)):
-        pieces = [ONE, two_lines[:cut], two_lines[cut:], sse.DONE]
-        assert read(pieces).out == ONE + two_lines + sse.DONE
+        pieces = [ONE, two_lines[:cut], two_lines[cut:], FINISH, sse.DONE]
+        assert read(pieces).out == ONE + two_lines + FINISH + sse.DONE
 
 
 @pytest.mark.parametrize("rest", [b"", ONE, ONE[:9], b"data: [DON"])
@@ -179,7 +187,29 @@ def test_a_stream_without_done_is_broken_and_half_an_event_is_kept_back(rest: by
 
 
 def test_done_without_its_empty_line_is_an_end() -> None:
-    check(ONE + b"data: [DONE]\n", Read(ONE + b"data: [DONE]\n", None, 1))
+    check(LAST + b"data: [DONE]\n", Read(LAST + b"data: [DONE]\n", None, 1))
+
+
+@pytest.mark.parametrize("chat", [True, False])
+@pytest.mark.parametrize(
+    "stream",
+    [b"", ROLE, ONE + TWO, ONE + CHUNK, ONE + COMMENT, SPACED.replace(b'"stop"', b"null"),
+     event(r'{"content":"\"finish_reason\":\"stop\""}')],
+)  # fmt: skip
+def test_done_without_a_finish_reason_is_no_end_at_any_cut(stream: bytes, chat: bool) -> None:
+    whole = stream + sse.DONE
+    for cut in range(len(whole) + 1):
+        meter = make_meter(chat)
+        out = meter.feed(whole[:cut]) + meter.feed(whole[cut:])
+        with pytest.raises(UpstreamProtocolError, match="ended without a finish reason") as caught:
+            meter.close()
+        assert out == stream.replace(COMMENT, b""), cut
+        assert meter.fail(caught.value).endswith(b"}\n\n" + sse.DONE)
+
+
+def test_a_finish_of_completions_is_one_too() -> None:
+    stream = sse.write_data(b'{"choices":[{"text":"a","finish_reason":"length"}]}') + sse.DONE
+    check(stream, Read(stream, None, 1), chat=False)
 
 
 def test_a_break_becomes_an_error_event_and_the_regular_end() -> None:
@@ -197,7 +227,7 @@ def test_a_break_becomes_an_error_event_and_the_regular_end() -> None:
 
 def test_a_break_after_the_end_is_none() -> None:
     meter = make_meter()
-    meter.feed(ONE + sse.DONE)
+    meter.feed(LAST + sse.DONE)
     assert meter.fail(UpstreamConnectionError(upstream="the node", reason="cut")) == b""
     assert meter.error_code is None
 
@@ -228,7 +258,7 @@ def test_a_rate_needs_a_window(chunks: list[bytes]) -> None:
         (b'{"error":{"code":"queue_full"}}', None, "queue_full"),
         (b'{"error":{"code":400}}', None, "400"),
         (b'{"error":{}}', None, "unknown"),
-        (b'{"error":"text"}', None, None),
+        (b'{"error":"text"}', None, "unknown"),
         (b"3.14", None, None),
     ],
 )

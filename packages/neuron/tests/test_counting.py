@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from cortex_core.control import ModelSpec
+from cortex_core.http.client import read_all
 from neuron.config import Config, HarnessEntry, HarnessSettings, VllmSettings
 from neuron.testing import Served, make_config, make_echo, serve
 
@@ -33,6 +34,19 @@ async def test_a_model_that_was_never_up_is_counted_and_not_loaded(served: Serve
     assert (status, answer["count"]) == (200, 3)
     assert await served.get("/models") == []
     assert started(served) == ["echo/m?load_s=99&fail=load"]
+
+
+async def test_models_that_are_not_here_have_no_series_of_their_own(served: Served) -> None:
+    await served.load("echo/here")
+    for name in ("here", "a", "b"):
+        assert (await count(served, make_echo(f"echo/{name}")))[0] == 200
+    async with served.client.open("GET", "/metrics") as reply:
+        text = (await read_all(reply)).decode()
+    counted = [line for line in text.splitlines() if line.startswith("neuron_requests_total")]
+    assert counted == [
+        'neuron_requests_total{code="ok",model="echo/here"} 1.0',
+        'neuron_requests_total{code="ok",model="unknown"} 2.0',
+    ]
 
 
 async def test_a_model_that_is_up_is_counted_by_its_engine(served: Served) -> None:
@@ -91,6 +105,21 @@ async def without_files(tmp_path: Path) -> AsyncIterator[Served]:
     config = Config(harnesses=[HarnessEntry(name="vllm")], harness=HarnessSettings(vllm=settings))
     async with serve(config) as made:
         yield made
+
+
+async def test_a_daemon_that_stops_tells_who_waits_for_a_counter(tmp_path: Path) -> None:
+    never = tmp_path / "python"
+    never.write_text("#!/bin/sh\nexec sleep 60\n")
+    never.chmod(0o755)
+    vllm = VllmSettings(download=False, warm_spare=False, python=str(never))
+    async with serve(Config(harness=HarnessSettings(vllm=vllm))) as served:
+        waiting = asyncio.create_task(count(served, ModelSpec(model_id="helexa/demo")))
+        async with asyncio.timeout(5):
+            while not started(served):
+                await asyncio.sleep(0.01)
+            await served.daemon.stop()
+        status, answer, _ = await waiting
+    assert (status, answer["error"]["code"]) == (503, "shutting_down")
 
 
 async def test_without_its_files_a_model_is_not_loaded(without_files: Served) -> None:

@@ -183,11 +183,19 @@ while True:
 
 
 async def test_what_was_said_while_the_daemon_stood_still_is_heard(open_script: Open) -> None:
-    async with open_script(SAYS_READY) as host:
-        hearing = asyncio.create_task(host.read_within(5))
+    script = """
+import time
+print('{"type":"ready"}', flush=True)
+time.sleep(0.2)
+print('{"type":"activity"}', flush=True)
+time.sleep(60)
+"""
+    async with open_script(script) as host:
+        assert await host.read_within(10) == Ready()
+        hearing = asyncio.create_task(host.read_within(0.8))
         await asyncio.sleep(0)
-        time.sleep(6)  # noqa: ASYNC251 - a daemon that was stopped, and runs on
-        assert await hearing == Ready()
+        time.sleep(1.2)  # noqa: ASYNC251 - a daemon that was stopped, and runs on
+        assert await hearing == Activity()
 
 
 async def test_shared_memory_goes_with_those_who_had_it(open_script: Open) -> None:

@@ -5,10 +5,17 @@ import os
 import signal
 from typing import Any
 
+import msgspec
 import pytest
+from structlog.testing import capture_logs
 
 from cortex_core import sse
-from neuron.testing import Served
+from cortex_core.control import ModelSpec
+from cortex_core.node import DeviceHealth
+from neuron.discovery import Driver, GpuReading
+from neuron.harnesses.echo import EchoHarness
+from neuron.harnesses.run import Launch
+from neuron.testing import FakeGpus, Served, make_config, make_echo, make_gpu, serve
 
 pytestmark = pytest.mark.slow
 
@@ -68,6 +75,31 @@ async def test_usage_comes_to_who_asks_for_it(
     assert [e.comment for e in events(raw) if e.comment] == ([usage] if comment else [])
     if comment:
         assert events(raw)[-2].comment == usage
+
+
+class OnAGpu(EchoHarness):
+    """Echo engines that are on a GPU."""
+
+    async def plan_launch(self, spec: ModelSpec) -> Launch:
+        return msgspec.structs.replace(await super().plan_launch(spec), devices=[1])
+
+
+async def test_a_stream_s_line_tells_what_is_free_of_its_device_and_a_whole_answer_s_does_not() -> (
+    None
+):
+    readings = [
+        GpuReading(DeviceHealth(index=index, vram_used_mb=1, vram_free_mb=free_mb), {})
+        for index, free_mb in enumerate((5, 7000))
+    ]
+    driver = Driver(devices=[make_gpu(0), make_gpu(1)])
+    async with serve(make_config(), FakeGpus(driver, readings)) as served:
+        await OnAGpu(make_config(), served.echo._shared).load(make_echo("echo/m"))
+        await served.daemon.measuring.measure()
+        with capture_logs() as lines:
+            for stream in (True, False):
+                await served.post(CHAT, ask("echo/m", stream=stream))
+    told = [line.get("vram_free_mb") for line in lines if line["event"] == "request"]
+    assert told == [7000, None]
 
 
 async def test_a_model_with_a_scheme_answers_to_its_bare_id(served: Served) -> None:

@@ -167,6 +167,14 @@ async def test_a_drain_turns_away_who_waits_and_waits_for_who_runs() -> None:
         pass
 
 
+async def test_who_is_only_counted_is_waited_for_where_that_matters() -> None:
+    link = Link("unix:/nowhere")
+    async with link.place("m", generates=False):
+        assert await link.drained(0, counts=False)
+        assert not await link.drained(0)
+    assert await link.drained(0)
+
+
 async def test_an_engine_that_is_gone_turns_everybody_away() -> None:
     traffic, link = Traffic(), Link("unix:/nowhere")
     traffic.note_open("m", link, 1)

@@ -45,11 +45,12 @@ def render_done(answer: DoneAnswer) -> RenderableType:
 def render_plan(plan: FleetPlan) -> RenderableType:
     """What the next request would lead to, and what each node could do."""
     where = f" on {plan.chosen}" if plan.chosen else ""
-    table = _table("node", "fits", "would", "needs", "makes room", "why")
+    table = _table("node", "fits", "would", "takes", "needs", "makes room", "why")
     for node in plan.nodes:
         fits = Text("yes", style=_GOOD) if node.fits else Text("no", style=_BAD)
         why = node.reason.removeprefix(f"{node.node}: ")
-        table.add_row(node.node, fits, node.decision, _needs(node), _goes(node), why)
+        takes = UNKNOWN if node.expected_s is None else f"{node.expected_s:.1f} s"
+        table.add_row(node.node, fits, node.decision, takes, _needs(node), _goes(node), why)
     head = Text(f"{plan.model_id}: {plan.decision}{where} ({plan.reason})")
     return Group(head, Text(), table)
 

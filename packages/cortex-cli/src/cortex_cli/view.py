@@ -84,7 +84,10 @@ class DoneAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class NodePlan(msgspec.Struct, frozen=True, kw_only=True):
-    """What a request for a model would lead to on one node: `needed_mb` by device, `would_displace` model to how."""
+    """What a request for a model would lead to on one node: `needed_mb` by device, `would_displace` model to how.
+
+    `expected_s` None: it is up, or was never brought up there.
+    """
 
     node: str
     fits: bool
@@ -92,6 +95,7 @@ class NodePlan(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
     needed_mb: dict[str, int] = {}
     would_displace: dict[str, str] = {}
+    expected_s: float | None = None
 
 
 class FleetPlan(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What an operator declares in models.toml, and where each of it may run. Pure."""
 
-from collections.abc import Iterator
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from functools import cached_property
@@ -121,16 +120,22 @@ class Catalogue(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
             if resolved.count(self.resolve(model)) > 1:
                 wrong = f"`fallbacks` has two entries for the model '{self.resolve(model)}'"
                 raise MistakeError(wrong, "fallbacks", model)
-            if circle := self._find_circle([self.resolve(model)]):
+            if circle := self._find_circle([self.resolve(model)], set()):
                 wrong = f"`fallbacks` goes in a circle: {' -> '.join(circle)}"
                 raise MistakeError(wrong, "fallbacks", model)
 
-    def _find_circle(self, path: list[str]) -> list[str] | None:
-        """The way back to where the path began; None: there is none, whatever circles others are in."""
+    def _find_circle(self, path: list[str], seen: set[str]) -> list[str] | None:
+        """The way back to where the path began; None: there is none, whatever circles others are in.
+
+        Nothing in `seen` is looked at again: several ways may lead to a model, and each layer of them doubles their number.
+        """
         for name in self._next_of(path[-1]):
             if name == path[0]:
                 return [*path, name]
-            if name not in path and (found := self._find_circle([*path, name])):
+            if name in seen:
+                continue
+            seen.add(name)
+            if found := self._find_circle([*path, name], seen):
                 return found
         return None
 
@@ -148,12 +153,15 @@ class Catalogue(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     def fallbacks_of(self, model_id: str) -> list[str]:
         """Who serves in a model's place, in their order, each once; those of a fallback come after it."""
-        return list(dict.fromkeys(self._walk(model_id)))
+        found: dict[str, None] = {}
+        self._walk(model_id, found)
+        return list(found)
 
-    def _walk(self, model_id: str) -> Iterator[str]:
+    def _walk(self, model_id: str, found: dict[str, None]) -> None:
         for name in self._next_of(model_id):
-            yield name
-            yield from self._walk(name)
+            if name not in found:
+                found[name] = None
+                self._walk(name, found)
 
     def resolve(self, name: str) -> str:
         """The concrete id that a client's name means, patterns aside."""

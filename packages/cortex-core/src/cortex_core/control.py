@@ -49,7 +49,8 @@ class ModelSpec(EngineSpec, frozen=True, kw_only=True, omit_defaults=True):
     model_id: str
 
 
-# A field this neuron does not know could change what is loaded, so here unknown fields are errors.
+# A field that this neuron does not know could change what is loaded or how, so in requests unknown fields are errors. What is
+# at its default is left out, so that an older neuron meets a new field only where somebody means it.
 class LoadRequest(
     ModelSpec, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True
 ):
@@ -75,7 +76,9 @@ class LoadAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     progress: Progress | None = None
 
 
-class MoveRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class MoveRequest(
+    msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True
+):
     """Body of unload, sleep, wake and reload. `force`: end running work instead of draining."""
 
     model_id: str

@@ -83,6 +83,7 @@ async def collect(
     method: str,
     path: str,
     *,
+    query: bytes = b"",
     body: bytes = b"",
     headers: Headers | None = None,
     leave: asyncio.Event | None = None,
@@ -105,11 +106,11 @@ async def collect(
         if on_message:
             on_message(message)
 
-    await app(_scope(method, path, headers or []), receive, send)
+    await app(_scope(method, path, query, headers or []), receive, send)
     return collected
 
 
-def _scope(method: str, path: str, headers: Headers) -> Scope:
+def _scope(method: str, path: str, query: bytes, headers: Headers) -> Scope:
     return {
         "type": "http",
         "asgi": {"version": "3.0", "spec_version": "2.1"},
@@ -117,7 +118,7 @@ def _scope(method: str, path: str, headers: Headers) -> Scope:
         "method": method,
         "path": path,
         "raw_path": path.encode(),
-        "query_string": b"",
+        "query_string": query,
         "root_path": "",
         "scheme": "http",
         "headers": headers,

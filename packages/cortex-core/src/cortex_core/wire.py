@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What gateway and neuron agree on beside the types: versions, header names, ports.
 
-WIRE_VERSION counts changes that the other side must know of. New fields have defaults and change nothing.
+WIRE_VERSION counts changes that the other side must know of. New fields have defaults and change nothing: of an answer
+those that are not known are passed over; of an order they are refused, and one at its default is not sent.
 
     1   2026-11-21   the first
 

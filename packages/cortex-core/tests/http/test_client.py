@@ -17,7 +17,7 @@ from cortex_core.errors import (
     UpstreamTimeoutError,
 )
 from cortex_core.http.client import Client, RefusedError, read_all
-from cortex_core.http.pool import Pool
+from cortex_core.http.pool import KEEP_IDLE_S, Pool
 from cortex_core.http.session import Session
 from cortex_core.testing import Scripted, serving
 
@@ -40,7 +40,10 @@ def make(request: pytest.FixtureRequest) -> Make:
         client = Client(endpoint, **settings)
         assert isinstance(client._connections, Pool)
         if request.param is Session:
-            client._connections = Session(endpoint, settings.get("headers") or [])
+            keep_idle_s = settings.get("keep_idle_s", KEEP_IDLE_S)
+            client._connections = Session(
+                endpoint, settings.get("headers") or [], keep_idle_s=keep_idle_s
+            )
         return client
 
     return make
@@ -314,3 +317,23 @@ async def test_an_upstream_that_is_not_there_is_a_connection_error(
         with pytest.raises(UpstreamConnectionError):
             await client.ask("GET", "/x", Answer)
         await client.close()
+
+
+@pytest.mark.parametrize(("keep_idle_s", "connections"), [(KEEP_IDLE_S, 1), (0.001, 2)])
+async def test_an_idle_connection_is_kept_for_as_long_as_is_said(
+    make: Make, keep_idle_s: float, connections: int
+) -> None:
+    ports = set()
+
+    async def answer(scope: Any, receive: Any, send: Any) -> None:
+        ports.add(scope["client"][1])
+        await send({"type": "http.response.start", "status": 200, "headers": JSON})
+        await send({"type": "http.response.body", "body": b'{"value": 1}'})
+
+    async with serving(answer) as endpoint:
+        client = make(endpoint, keep_idle_s=keep_idle_s)
+        for _ in range(2):
+            await client.ask("GET", "/x", Answer)
+            await asyncio.sleep(0.01)
+        await client.close()
+    assert len(ports) == connections

@@ -96,6 +96,7 @@ async def test_refusals_on_anthropics_path_are_anthropics_envelope() -> None:
     assert got.json["type"] == "error"
     assert got.json["error"]["type"] == "not_found_error"
     assert got.json["request_id"] == "r1"
+    assert got.header(b"request-id") == got.header(b"x-request-id") == b"r1"
 
 
 async def test_retry_after_is_whole_seconds_and_never_zero() -> None:

@@ -208,6 +208,10 @@ async def test_a_client_that_has_its_headers_gets_the_rest_of_the_stream() -> No
         (400, b'{"error": {"code": "context_length_exceeded", "message": "{a}"}}', "context_length_exceeded", "{a}"),
         (503, b'{"error": {"code": "shutting_down", "message": "bye"}}', "shutting_down", "bye"),
         (422, b'{"error": {"code": "odd", "message": "no"}}', "invalid_request_body", "The request body does not fit: no."),
+        (503, b'{"error": {"code": 503, "type": "unavailable_error", "message": "Loading model"}}', "wait_timeout", "Loading model"),
+        (503, b'{"error": {"code": "overloaded", "message": "no"}}', "wait_timeout", "no"),
+        (429, b'{"error": {"code": null, "message": "slower"}}', "rate_limit_exceeded", "slower"),
+        (429, b"page", "rate_limit_exceeded", "page"),
         (500, b"page", "upstream_protocol_error", "the node answered something that cannot be understood: 500: page."),
     ],
 )  # fmt: skip
@@ -216,3 +220,8 @@ def test_a_refusal_is_retold_with_its_code_and_words(
 ) -> None:
     error = retell(RefusedError(status, body))
     assert (error.code, error.message) == (code, message)
+
+
+def test_who_is_busy_says_when_to_come_again() -> None:
+    busy = retell(RefusedError(503, b"{}", [(b"retry-after", b"7")]))
+    assert busy.retry_after_s == 7

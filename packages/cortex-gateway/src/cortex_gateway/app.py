@@ -25,6 +25,7 @@ from cortex_gateway.journal import Journal
 from cortex_gateway.loader import Loader
 from cortex_gateway.metrics import Metrics
 from cortex_gateway.operator import Operator
+from cortex_gateway.orders import Orders
 from cortex_gateway.poller import Poller
 from cortex_gateway.recycler import Recycler
 from cortex_gateway.roster import Changes, Roster
@@ -73,9 +74,10 @@ class Gateway:
         metrics = Metrics(self.fleet)
         self.poller = Poller(self.fleet, clients, config.poll, self._lose, self._roster.with_secret)
         self.stock = Stock(self.fleet, clients)
+        orders = Orders(self.fleet, clients, self.poller)
         self._displacer = Displacer(
             self.fleet,
-            clients,
+            orders,
             self.poller,
             config.eviction.drain_s,
             metrics.note_eviction,
@@ -85,6 +87,7 @@ class Gateway:
             catalogue=catalogue,
             clients=clients,
             poller=self.poller,
+            orders=orders,
             displacer=self._displacer,
             rules=config.eviction,
             tasks=tasks,
@@ -151,7 +154,11 @@ class Gateway:
         self._key = _key(config)
         self.operations.adopt(found)
         for name in changes.left:
-            self._seeing_off.add(self._tasks.create_task(self._see_off(name)))
+            self._loader.leave(name)
+        for name in [*changes.left, *changes.changed]:
+            task = self._tasks.create_task(self._see_off(name))
+            self._seeing_off.add(task)
+            task.add_done_callback(self._seeing_off.discard)
         async with asyncio.TaskGroup() as looks:
             for name in [*changes.joined, *changes.changed]:
                 self.poller.watch(name)
@@ -171,13 +178,17 @@ class Gateway:
         self.fleet.forget_all_needs()
 
     async def _see_off(self, name: str) -> None:
-        if await self._roster.until_over(name, self.fleet):
-            self._loader.lose(name)
-            self.poller.forget(name)
-            await self._roster.remove(name, self.fleet)
+        """Let go of what a node was asked by before, and of the node itself where it left, once its work has ended."""
+        try:
+            await self._roster.close_old(name, self.fleet)
+            if await self._roster.until_over(name, self.fleet):
+                self.poller.forget(name)
+                await self._roster.remove(name, self.fleet)
+        except Exception:  # a fault of ours must not end the gateway
+            log.exception("seeing a node off failed", node=name)
 
     def stop_seeing_off(self) -> None:
-        """Wait no longer for the end of work at nodes that left."""
+        """Wait no longer for the end of work at nodes that left, or are asked otherwise."""
         for task in self._seeing_off:
             task.cancel()
 

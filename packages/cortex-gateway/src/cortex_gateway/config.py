@@ -32,6 +32,7 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     Attributes:
         listen: host:port of the API.
         metrics_listen: host:port of GET /metrics.
+        workers: processes that serve the API. There is one: who has which model, and who waits for it, has one owner.
         policy: which of several ready replicas serves: `least_busy`; `round_robin`; `session_affinity`, the one that has
             read the conversation before, unless it is saturated.
         max_body_mb: MiB that a request body may have.
@@ -43,6 +44,7 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
     listen: str = f"0.0.0.0:{GATEWAY_PORT}"
     metrics_listen: str = f"0.0.0.0:{METRICS_PORT}"
+    workers: int = 1
     policy: str = "least_busy"
     max_body_mb: Count = 64
     idle_timeout_s: Seconds = 300.0
@@ -56,6 +58,10 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
                 raise ValueError(
                     f"`{key}` is '{address}', which is not host:port, such as 127.0.0.1:{GATEWAY_PORT}"
                 )
+        if self.workers != 1:
+            raise ValueError(
+                f"`workers` is {self.workers}, and can only be 1: two processes would each load, move and count by themselves"
+            )
         if self.policy not in POLICY_NAMES:
             raise ValueError(
                 f"`policy` is '{self.policy}', which is none of {', '.join(POLICY_NAMES)}"
@@ -136,7 +142,8 @@ class NeuronSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     Attributes:
         name: what the node is called in answers, logs and metrics, and in a model's `pinned_on`.
         endpoint: where its neuron daemon listens, such as http://10.0.0.5:13131; of an OpenAI-compatible server the base
-            URL that its clients are given, such as https://host/api/v1.
+            URL that its clients are given, such as https://host/api/v1. It is told in logs and to clients, so no password
+            may be in it.
         kind: what listens there: `neuron`, or `openai` for any OpenAI-compatible server, whose models are served as they
             are, and never loaded or moved.
         secret: that of its neuron.toml, sent to it as `Authorization: Bearer …`; None: nothing is sent.
@@ -155,6 +162,10 @@ class NeuronSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
             raise ValueError(
                 f"`name` is '{self.name}'; it takes letters, digits, dots, dashes and underscores"
             )
+        if "@" in self.endpoint:  # never repeated: endpoints are told in logs, errors and /fleet
+            raise ValueError(
+                f"`endpoint` has an '@': no name and password there. What it is to be shown is the `{self._credential_key}`"
+            )
         if not _URL.fullmatch(self.endpoint):
             raise ValueError(
                 f"`endpoint` is '{self.endpoint}', which is not a URL, such as http://10.0.0.5:13131"
@@ -167,6 +178,10 @@ class NeuronSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
             check_key("secret", self.secret, may_be_hashed=False)
         if self.api_key is not None:
             check_key("api_key", self.api_key, may_be_hashed=False)
+
+    @property
+    def _credential_key(self) -> str:
+        return "secret" if self.kind == "neuron" else "api_key"
 
     @property
     def credential(self) -> str | None:

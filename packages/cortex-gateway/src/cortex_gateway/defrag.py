@@ -31,10 +31,13 @@ def find_reloads(view: FleetView, catalogue: Catalogue, name: str) -> list[Wake]
     """The models of a node that could be reloaded now, each as what would have it up again where it was.
 
     Pinned ones too: they stay where they are. Not those that work, that are waited for, that come or go, or that
-    sleep; nor anything while a load is under way there, which would take the room of who is down for a moment.
+    sleep; nor anything while a load is under way there, which would take the room of who is down for a moment; nor on
+    a node that is drained, or has left.
     """
-    node = view.node(name)
-    if not node.is_up or any(place[0] == name for place in view.loads):
+    node = next((node for node in view.nodes if node.name == name), None)
+    if node is None or not node.is_up or name in view.drained:
+        return []
+    if any(place[0] == name for place in view.loads):
         return []
     held_mb = held_by_all(view, catalogue, node)
     return [

@@ -8,7 +8,13 @@ from typing import Any, Protocol
 
 from cortex_core import errors, logs
 from cortex_core.catalogue import Catalogue
-from cortex_core.errors import CortexError, ModelNotLoadedError, ShuttingDownError
+from cortex_core.errors import (
+    CortexError,
+    InsufficientVramError,
+    ModelNotLoadedError,
+    NoHealthyNodeError,
+    ShuttingDownError,
+)
 from cortex_gateway.candidates import name_nodes, name_replicas
 from cortex_gateway.config import Config
 from cortex_gateway.fleet import Decided, Fleet
@@ -50,7 +56,8 @@ _REFUSALS: dict[str, type[CortexError]] = {
     )
 }
 
-# A request may be what kills its engines, so it does not go round the fleet: after so many losses it is tried again.
+# A request, or a load, may be what kills engines and machines, so it does not go round the fleet: after so many losses it is
+# tried again.
 MOST_LOSSES = 2
 
 # Steps of a request's story that choose between no nodes.
@@ -167,7 +174,7 @@ class Dispatcher:
                 if isinstance(decision, Refuse):
                     self._tell(turn, "refuse", decision.node, decision.reason)
                     self._note(turn, "refuse", decision.node, decision.reason)
-                    raise error_of(decision)
+                    raise turn.mishap or error_of(decision)
                 if not turn.dialect.may_load:
                     return self._place_now(turn, decision)
                 await self._hold(turn, decision, held)
@@ -225,6 +232,7 @@ class Dispatcher:
             turn.model,
             self._choose(turn),
             avoid,
+            shunned=turn.shunned,
             may_hold=turn.may_hold,
             eviction=self._eviction,
             now_s=time.monotonic(),
@@ -245,6 +253,8 @@ class Dispatcher:
         except CortexError as error:
             self._tell(turn, "failed", decision.node, error.message)
             self._note(turn, turn.decision, decision.node, error.message)
+            if self._tries_on(turn, decision, error):
+                return
             # Beside replicas that are full: one of them has room by now, or refuses with its own numbers.
             turn.may_hold = False
             if isinstance(error, ShuttingDownError) or not isinstance(self._plan(turn), Serve):
@@ -253,6 +263,24 @@ class Dispatcher:
             turn.waited_s += time.monotonic() - began_s
             turn.record.load_wait_s = turn.waited_s
             turn.exchange.notes["load_wait_s"] = round(turn.waited_s, 4)
+
+    def _tries_on(self, turn: Turn, decision: Held, error: CortexError) -> bool:
+        """Whether another node may have the model, after one was lost or had no room, or the same, which has it after all."""
+        passes = isinstance(error, NoHealthyNodeError | InsufficientVramError)
+        if isinstance(decision, Queue) or not passes:
+            return False
+        turn.losses += 1
+        turn.shunned |= {decision.node}
+        turn.mishap = error
+        if turn.losses > MOST_LOSSES or isinstance(self._plan(turn), Refuse):
+            return False
+        log.warning(
+            "sent elsewhere",
+            request_id=turn.exchange.request_id,
+            node=decision.node,
+            reason=error.message,
+        )
+        return True
 
     async def _keep(self, turn: Turn, decision: Held) -> None:
         """Carry it out, and keep the client meanwhile."""

@@ -3,26 +3,24 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from typing import Literal
 
 from cortex_core import logs
-from cortex_core.control import MoveAnswer, MoveRequest
+from cortex_core.control import MoveRequest
 from cortex_core.errors import (
     CortexError,
     InsufficientVramError,
     NoHealthyNodeError,
-    UpstreamConnectionError,
-    UpstreamTimeoutError,
 )
-from cortex_core.http.client import Client, RefusedError
+from cortex_core.http.client import RefusedError
 from cortex_gateway.eviction import Displace
 from cortex_gateway.fleet import Fleet
+from cortex_gateway.orders import Orders
 from cortex_gateway.poller import Poller
 
 log = logs.get(__name__)
 
-# The neuron lets work end that is not ours, and copies weights; a node that dies meanwhile is noticed by the poller.
-MOVE_S = 900.0
 # How soon the end of a model's work is noticed.
 LOOK_S = 0.02
 
@@ -32,7 +30,7 @@ class Displacer:
 
     Args:
         fleet: what is in flight.
-        clients: one per node.
+        orders: has neurons put models to sleep and unload them.
         poller: looks at a node at once after a move, so that the next plan sees its memory.
         drain_s: seconds that a model's work has to end.
         on_evicted: told model and node of each.
@@ -41,13 +39,13 @@ class Displacer:
     def __init__(
         self,
         fleet: Fleet,
-        clients: Mapping[str, Client],
+        orders: Orders,
         poller: Poller,
         drain_s: float,
         on_evicted: Callable[[str, str], None],
     ) -> None:
         self._fleet = fleet
-        self._clients = clients
+        self._orders = orders
         self._poller = poller
         self._drain_s = drain_s
         self._on_evicted = on_evicted
@@ -96,16 +94,21 @@ class Displacer:
         """Move those down that `find` names, again and again, until cancelled."""
         while True:
             await asyncio.sleep(interval_s)
-            for who in find():
-                try:
-                    await self.move(who)
-                except CortexError as error:
-                    log.warning(
-                        "idle model stays", model=who.model, node=who.node, reason=error.message
-                    )
-                else:
-                    self._on_evicted(who.model, who.node)
-                    log.info("model evicted", model=who.model, node=who.node, reason="idle")
+            try:
+                for who in find():
+                    if who in find():  # it may be in use, pinned or gone since another was moved
+                        await self._move_idle(who)
+            except Exception:  # a fault of ours must not end the gateway
+                log.exception("looking for idle models failed")
+
+    async def _move_idle(self, who: Displace) -> None:
+        try:
+            await self.move(who)
+        except CortexError as error:
+            log.warning("idle model stays", model=who.model, node=who.node, reason=error.message)
+        else:
+            self._on_evicted(who.model, who.node)
+            log.info("model evicted", model=who.model, node=who.node, reason="idle")
 
     async def _drain(self, who: Displace, model: str) -> None:
         try:
@@ -118,7 +121,8 @@ class Displacer:
 
     async def _move(self, who: Displace, model: str) -> str:
         """The status that it has then. One that does not sleep after all is unloaded."""
-        for how in dict.fromkeys((who.how, "unload")):
+        ways: list[Literal["sleep", "unload"]] = ["sleep", "unload"]
+        for how in ways if who.how == "sleep" else ways[1:]:
             try:
                 return await self._ask(who, how, model)
             except RefusedError as refused:
@@ -129,11 +133,10 @@ class Displacer:
                     raise InsufficientVramError(model=model, reason=reason) from None
         return "unloaded"
 
-    async def _ask(self, who: Displace, how: str, model: str) -> str:
-        client, body = self._clients[who.node], MoveRequest(model_id=who.model_id)
+    async def _ask(self, who: Displace, how: Literal["sleep", "unload"], model: str) -> str:
         try:
-            answer = await client.ask("POST", f"/models/{how}", MoveAnswer, body, timeout_s=MOVE_S)
-        except (UpstreamConnectionError, UpstreamTimeoutError) as error:
-            reason = f"{who.node} was lost while {who.model} made room: {error.message}"
+            answer = await self._orders.give(who.place, how, MoveRequest(model_id=who.model_id))
+        except NoHealthyNodeError as error:
+            reason = f"{who.model} was to make room: {error.facts['reason']}"
             raise NoHealthyNodeError(model=model, reason=reason) from None
         return answer.status

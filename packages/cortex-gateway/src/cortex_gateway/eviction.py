@@ -155,7 +155,8 @@ def find_room(
 
     1. There is room, or nobody knows how much it needs: nobody goes.
     2. Those make room that may go now: as few as can be, those that the strategy names first. Who works or is young
-       goes only if others are not enough, and only for who waits long enough; see `_may_go`.
+       goes only if others are not enough, and only for who waits long enough; see `_may_go`. Of rooms for which as much
+       is lost, the one that is made sooner.
     3. All that could make it is pinned: blocked, for good.
     4. Higher priorities have it, or something that is no model of the fleet; or who could go may not yet: blocked.
 
@@ -180,9 +181,17 @@ def make_room(
     going = _in_order((h for h in holders if _may_go(h, claimant, rules, now_s)), rules)
     rooms = [_without(free, going, each, need, rules) for each in _candidates(free, going, need)]
     if fitting := [room for room in rooms if room is not None]:  # 2
-        return min(fitting, key=lambda room: room.loss)
+        return min(fitting, key=lambda room: (room.loss, gone_s(view, room)))
     is_moving = any(at[0] == node.name and at != claimant.place for at in view.loads)
     return _blocked(node, free, holders, claimant, rules, is_moving=is_moving)  # 3, 4
+
+
+def gone_s(view: FleetView, room: Room) -> float:
+    """Seconds until those are gone who make the room, by what was measured; what never was counts nothing."""
+    if not view.took_s:
+        return 0.0
+    took_s = (view.takes_s(who.node, who.how, who.model_id) for who in room.displaces)
+    return sum(seconds or 0.0 for seconds in took_s)
 
 
 def find_free(
@@ -201,11 +210,11 @@ def find_idle(
 ) -> list[Displace]:
     """Who has not been asked for in `idle_ttl_s`, though nobody wants the room: to go one rung down.
 
-    A sleeper goes after twice as long. What was up before us was last used when we first saw it.
+    A sleeper goes after twice as long. What was up before us was last used when we first saw it. A drained node is let be.
     """
     found = []
-    for node in view.nodes:
-        for tenant in _tenants(catalogue, node) if node.is_up and rules.idle_ttl_s else []:
+    for node in view.nodes if rules.idle_ttl_s else ():
+        for tenant in _tenants(catalogue, node) if _is_ours(view, node) else []:
             state, place = tenant.state, tenant.displace.place
             holder = _holder(view, node, tenant, {}, place, rules, now_s)
             stays_s = rules.idle_ttl_s * (2 if state.status == ModelStatus.SLEEPING else 1)
@@ -214,6 +223,11 @@ def find_idle(
             if not is_kept and now_s - max(holder.used_s, node.up_since_s) >= stays_s:
                 found.append(holder.displace)
     return found
+
+
+def _is_ours(view: FleetView, node: NodeView) -> bool:
+    """Whether anything is decided about its models: it is up, and nobody has taken it out of use."""
+    return node.is_up and node.name not in view.drained
 
 
 def holders_of(

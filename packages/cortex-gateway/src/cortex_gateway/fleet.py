@@ -21,6 +21,7 @@ from cortex_gateway.view import (
     Claims,
     FleetView,
     Index,
+    Move,
     Needs,
     NodeView,
     Place,
@@ -82,6 +83,7 @@ class Fleet:
         self._queued: dict[str, dict[int, Queued]] = {}
         self._needs: dict[Place, Needs] = {}
         self._measured_mb: dict[Place, int] = {}
+        self._took_s: dict[Place, dict[Move, float]] = {}
         self._decisions: deque[Decided] = deque(maxlen=KEPT_DECISIONS)
 
     def view(self) -> FleetView:
@@ -100,12 +102,17 @@ class Fleet:
             queued={model: _first(queued) for model, queued in self._queued.items()},
             needs=self._needs,
             measured_mb=self._measured_mb,
+            took_s=self._took_s,
             index=self._index,
         )
 
     def node(self, name: str) -> NodeView:
         """One node as it is now."""
         return self._index.by_name[name]
+
+    def takes_s(self, place: Place, move: Move) -> float | None:
+        """How long that took there when it was last done; None: it never was, or not since we look."""
+        return self._took_s.get(place, {}).get(move)
 
     def in_flight(self, place: Place) -> int:
         """Requests that we have there now."""
@@ -141,7 +148,7 @@ class Fleet:
         return not before.is_up
 
     def _note_residency(self, before: NodeView, report: Report, now_s: float) -> None:
-        """Who came up since the last look, and what who is up has."""
+        """Who came up since the last look, what who is up has, and how long who is there took."""
         was_up = {state.id for state in before.models if is_ready(state)}
         for state in report.models:
             place = (before.name, state.id)
@@ -152,6 +159,9 @@ class Fleet:
             used_mb = state.vram_used_mb
             if is_ready(state) and used_mb and used_mb != self._measured_mb.get(place):
                 self._measured_mb = {**self._measured_mb, place: used_mb}
+            took_s = _took_s(state)
+            if took_s and took_s != self._took_s.get(place):
+                self._took_s = {**self._took_s, place: took_s}
 
     def apply_miss(
         self, name: str, problem: Problem | None = None, *, at_once: bool = False
@@ -191,6 +201,10 @@ class Fleet:
         """A node that was retired is none of those any more."""
         self._retired -= {name}
 
+    def is_retired(self, name: str) -> bool:
+        """Whether the node gets nothing new, for good."""
+        return name in self._retired
+
     def is_idle(self, name: str) -> bool:
         """Whether we have nothing at a node: no request, no load, nothing that makes room."""
         places = (*self._in_flight, *self._loads, *self._leaving)
@@ -212,6 +226,7 @@ class Fleet:
         self._needs = _less(self._needs, [place for place in self._needs if place[0] == name])
         gone = [place for place in self._measured_mb if place[0] == name]
         self._measured_mb = _less(self._measured_mb, gone)
+        self._took_s = _less(self._took_s, [place for place in self._took_s if place[0] == name])
         self._forget(name, set())
 
     @contextmanager
@@ -326,6 +341,17 @@ class Fleet:
             places = move_places(places, after.name, before.by_id, after.by_id)
         self._index = Index(by_name=by_name, places=places)
         self._nodes = tuple(by_name.values())
+
+
+def _took_s(state: ModelState) -> dict[Move, float]:
+    """What its neuron measured."""
+    told: dict[Move, float | None] = {
+        "load": state.load_s,
+        "wake": state.wake_s,
+        "sleep": state.sleep_s,
+        "unload": state.unload_s,
+    }
+    return {move: seconds for move, seconds in told.items() if seconds is not None}
 
 
 def _restarted(before: Health | None, after: Health | None) -> bool:

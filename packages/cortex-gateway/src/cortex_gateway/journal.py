@@ -27,7 +27,7 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
             `elsewhere`, a node refused it or lost it; `fallback`, another model serves in its model's place.
         model: what was decided about.
         node: where; None: nowhere.
-        candidates: the nodes that were considered.
+        candidates: the nodes that were considered, of the first step and the last; those between have none.
         times: how often the same was decided in a row.
     """
 
@@ -136,6 +136,8 @@ class Record:
             self._steps[-1] = msgspec.structs.replace(last, times=last.times + 1)
             return
         self._queue_wait_s += self._queued_s(now_s)
+        if last and len(self._steps) > 1:  # they are most of what is kept
+            self._steps[-1] = msgspec.structs.replace(last, candidates=[])
         if len(self._steps) == KEPT_STEPS:
             del self._steps[KEPT_STEPS // 2]
         step = Step(

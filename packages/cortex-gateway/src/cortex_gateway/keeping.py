@@ -84,7 +84,9 @@ class Keeper:
                 model_id = held_by.place[1] if isinstance(held_by, Load) else held_by.model_id
                 state = self._fleet.node(held_by.node).state(model_id)
                 told = state.progress if state else None
-                return told or Progress(phase="loading")
+                # Before the neuron tells of it, what the last one took there.
+                last_s = self._fleet.takes_s((held_by.node, model_id), "load")
+                return told or Progress(phase="loading", eta_s=last_s)
             case _:
                 assert_never(held_by)
 

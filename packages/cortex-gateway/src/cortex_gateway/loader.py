@@ -14,10 +14,8 @@ from typing import Any, Protocol
 from cortex_core import logs
 from cortex_core.catalogue import Catalogue
 from cortex_core.control import (
-    LoadAnswer,
     LoadRequest,
     ModelSpec,
-    MoveAnswer,
     MoveRequest,
     PlanAnswer,
     PlanRequest,
@@ -33,8 +31,6 @@ from cortex_core.errors import (
     ModelNotFoundError,
     NoHealthyNodeError,
     ShuttingDownError,
-    UpstreamConnectionError,
-    UpstreamTimeoutError,
 )
 from cortex_core.http.client import Client, RefusedError
 from cortex_core.node import ModelStatus
@@ -43,6 +39,7 @@ from cortex_gateway.declared import find_entry
 from cortex_gateway.displacer import Displacer
 from cortex_gateway.eviction import Blocked, Room
 from cortex_gateway.fleet import Fleet
+from cortex_gateway.orders import WATCH_S, Orders
 from cortex_gateway.placement import room_at
 from cortex_gateway.poller import Poller
 from cortex_gateway.routing.plan import Load, Queue, Wait, Wake
@@ -50,18 +47,14 @@ from cortex_gateway.view import Needs, Place
 
 log = logs.get(__name__)
 
-# A load from a slow disk or network takes long; a node that dies meanwhile is noticed by the poller, not by this.
-LOAD_S = 3600.0
-# How soon the end of a load that somebody else asked for is noticed.
-WATCH_S = 0.25
 # The node of a queue, which is for none.
 NOWHERE = ""
 _PASSING = (ModelStatus.LOADING, ModelStatus.UNLOADING)
 
 # How soon room that others had is noticed.
 ROOM_S = 0.05
-# What a neuron needs to say how large a model is, from its files or what it measured.
-PLAN_S = 15.0
+# What a neuron needs to say how large a model is, from its files or what it measured; it fetches nothing for that.
+PLAN_S = 5.0
 # Kinds of refusal that this node will always give, where another might not.
 _NEVER = frozenset(
     {"tp_infeasible", "insufficient_vram", "multi_host_unsupported", "unknown_harness"}
@@ -93,6 +86,7 @@ class Loader:
         catalogue: what is declared.
         clients: one per node.
         poller: looks at a node at once after its load, so that the next plan sees the model.
+        orders: has neurons load and wake.
         displacer: carries out who has to make room.
         rules: how models make room for others.
         tasks: where loads run.
@@ -106,6 +100,7 @@ class Loader:
         catalogue: Catalogue,
         clients: Mapping[str, Client],
         poller: Poller,
+        orders: Orders,
         displacer: Displacer,
         rules: EvictionSettings,
         tasks: asyncio.TaskGroup,
@@ -115,6 +110,7 @@ class Loader:
         self._catalogue = catalogue
         self._clients = clients
         self._poller = poller
+        self._orders = orders
         self._displacer = displacer
         self._rules = rules
         self._tasks = tasks
@@ -175,6 +171,12 @@ class Loader:
         for place in [place for place in self._flights if place[0] == node]:
             self._abandon(place, _lost(place, "it stopped answering"))
 
+    def leave(self, node: str) -> None:
+        """The node gets nothing new any more: who waits for a load there that is none of ours looks for another place."""
+        for place, flight in list(self._flights.items()):
+            if place[0] == node and not flight.is_ours:
+                self._abandon(place, None)
+
     def close(self) -> None:
         """The gateway stops: everyone who waits is told, and nothing more is begun."""
         self._closed = True
@@ -230,7 +232,7 @@ class Loader:
             if flight.is_ours:
                 self._fleet.note_load_ended(place)
 
-    def _abandon(self, place: Place, error: CortexError) -> None:
+    def _abandon(self, place: Place, error: CortexError | None) -> None:
         flight = self._flights[place]
         self._end(place, flight, error)
         if flight.task:
@@ -305,34 +307,25 @@ class Loader:
 
     async def _ask(self, wanted: Load | Wake) -> bool:
         """Whether nothing was brought up: it was up already, or does not sleep there any more."""
-        client = self._clients[wanted.node]
         try:
             if isinstance(wanted, Wake):
                 order = MoveRequest(model_id=wanted.model_id)
-                woken = await client.ask(
-                    "POST", "/models/wake", MoveAnswer, order, timeout_s=LOAD_S
-                )
-                return woken.already
+                return (await self._orders.give(wanted.place, "wake", order)).already
             body = LoadRequest(**_fields(wanted.spec))
-            loaded = await client.ask("POST", "/models/load", LoadAnswer, body, timeout_s=LOAD_S)
-            return loaded.already
+            return (await self._orders.give(wanted.place, "load", body)).already
         except RefusedError as refused:
             if isinstance(wanted, Wake) and refused.code == ModelNotFoundError.code:
                 return True  # it went as one sleeper too many: who looks again has it loaded
             if refused.code == "insufficient_vram":  # what it said of its needs was too little
                 self._fleet.forget_needs(wanted.place)
             raise _read_refusal(wanted, refused) from None
-        except (UpstreamConnectionError, UpstreamTimeoutError) as error:
-            raise _lost(wanted.place, error.message) from None
 
     async def _reload(self, wanted: Wake) -> None:
-        client, order = self._clients[wanted.node], MoveRequest(model_id=wanted.model_id)
+        order = MoveRequest(model_id=wanted.model_id)
         try:
-            await client.ask("POST", "/models/reload", MoveAnswer, order, timeout_s=LOAD_S)
+            await self._orders.give(wanted.place, "reload", order)
         except RefusedError as refused:
             raise _read_refusal(wanted, refused) from None
-        except (UpstreamConnectionError, UpstreamTimeoutError) as error:
-            raise _lost(wanted.place, error.message) from None
         finally:
             await self._poller.poll(wanted.node)
 
@@ -348,7 +341,7 @@ class Loader:
     def _still_loading(self, place: Place, model: str) -> ModelLoadingError:
         state = self._fleet.node(place[0]).state(place[1])
         progress = state.progress if state else None
-        eta_s = progress.eta_s if progress else None
+        eta_s = progress.eta_s if progress else self._fleet.takes_s(place, "load")
         return ModelLoadingError(
             model=model,
             node=place[0],

@@ -60,7 +60,7 @@ TABLE = (
     Row("cortex_evictions_total", "counter", "Models that were put to sleep or unloaded to make room, or because nobody asked for them", _PLACE),
     Row("cortex_defrags_total", "counter", "Idle models that were reloaded since the memory of their node had seen enough unloads and wakes", _PLACE),
     Row("cortex_rejections_total", "counter", "Requests refused before they were sent to a node, by error code", ("code",)),
-    Row("cortex_retries_total", "counter", "Requests that a node refused (429, 503) or lost before their first byte, and that another was asked for", ("model", "node", "reason")),
+    Row("cortex_retries_total", "counter", "Requests that a node refused (401, 429, 503) or lost before their first byte, and that another was asked for", ("model", "node", "reason")),
     Row("cortex_fallbacks_total", "counter", "Requests that another model was asked for, as `fallbacks` says, by the error code of the one before", ("model", "fallback", "code")),
     Row("cortex_prefix_hygiene_total", "counter", "Requests that a rule of [prefix_hygiene] took something out of", ("rule",)),
     Row("cortex_overhead_seconds", "histogram", "The gateway's own part of a request, waiting for loads and nodes left out", (), _OVERHEAD_S),

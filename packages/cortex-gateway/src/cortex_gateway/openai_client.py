@@ -5,13 +5,13 @@ from contextlib import AbstractAsyncContextManager
 
 from cortex_core.errors import UpstreamConnectionError, UpstreamProtocolError
 from cortex_core.http.client import Client, RefusedError, Reply
-from cortex_core.http.headers import Headers
+from cortex_core.http.headers import OURS, Headers
 from cortex_gateway.fleet import Report
 from cortex_gateway.openai_models import OpenAIModels, describe, read_states
 
 _VERSION = "/v1"
-# What gateway and neurons say to each other is nobody else's business.
-_OURS = b"x-cortex-"
+# Many such servers close an idle connection after 5 s, and a request that meets that is lost: none is sent twice.
+KEEP_IDLE_S = 2.0
 _KEY_REFUSED = (401, 403)
 
 
@@ -25,7 +25,9 @@ class OpenAIClient(Client):
 
     def __init__(self, base_url: str, *, idle_timeout_s: float, headers: Headers) -> None:
         endpoint, self._cut = read_base_url(base_url)
-        super().__init__(endpoint, idle_timeout_s=idle_timeout_s, headers=headers)
+        super().__init__(
+            endpoint, idle_timeout_s=idle_timeout_s, headers=headers, keep_idle_s=KEEP_IDLE_S
+        )
 
     def open(
         self,
@@ -40,7 +42,7 @@ class OpenAIClient(Client):
         return super().open(
             method,
             path.removeprefix(self._cut),
-            headers=[field for field in headers or [] if not field[0].startswith(_OURS)],
+            headers=[field for field in headers or [] if not field[0].startswith(OURS)],
             body=body,
             idle_timeout_s=idle_timeout_s,
             head_timeout_s=head_timeout_s,

@@ -19,10 +19,11 @@ from cortex_gateway.config import EvictionSettings
 from cortex_gateway.declared import find_entry, name_of, names_of
 from cortex_gateway.dispatcher import error_of
 from cortex_gateway.displacer import Displacer
-from cortex_gateway.eviction import Displace
+from cortex_gateway.eviction import Displace, Room
 from cortex_gateway.fleet import Fleet
 from cortex_gateway.loader import Loader
 from cortex_gateway.openai_models import has_lifecycle
+from cortex_gateway.placement import expected_s
 from cortex_gateway.routing.least_busy import least_busy
 from cortex_gateway.routing.plan import (
     Decision,
@@ -35,7 +36,7 @@ from cortex_gateway.routing.plan import (
     find_id,
     plan,
 )
-from cortex_gateway.view import EVERYWHERE, Resident
+from cortex_gateway.view import EVERYWHERE, FleetView, Resident
 
 log = logs.get(__name__)
 
@@ -90,6 +91,8 @@ class NodePlan(msgspec.Struct, frozen=True, kw_only=True):
         reason: why that.
         needed_mb: MiB of each device that it would take; empty: none, or not known.
         would_displace: who would make room, and how: `sleep` or `unload`.
+        expected_s: seconds until it would be up there, by what was measured there, with the time to make room; None: it
+            is up, or was never brought up there since this gateway looks.
     """
 
     node: str
@@ -98,6 +101,7 @@ class NodePlan(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
     needed_mb: dict[int, int] = {}
     would_displace: dict[str, str] = {}
+    expected_s: float | None = None
 
 
 class FleetPlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -154,7 +158,7 @@ class Operator:
         deadline_s = time.monotonic() + self._load_wait_s
         already = True
         while True:
-            decision = self._plan(order.model_id, order.node)
+            decision = self._plan_load(order)
             if isinstance(decision, Serve):
                 self._check_lifecycle(decision.node, decision.model_id)
                 return _told(_up(decision, already=already))
@@ -219,14 +223,30 @@ class Operator:
         if isinstance(decision, Refuse) and decision.code == ModelNotFoundError.code:
             raise error_of(decision)
         nodes = [node.name for node in self._fleet.view().nodes]
+        view, catalogue = self._fleet.view(), self._catalogue
         has_node = isinstance(decision, Serve | Wait | Wake | Load)
         return FleetPlan(
             model_id=decision.model,
             decision=type(decision).__name__.lower(),
             reason=decision.reason,
             chosen=decision.node if has_node else None,
-            nodes=[_node_plan(node, self._plan(order.model_id, node)) for node in nodes],
+            nodes=[
+                _node_plan(view, catalogue, node, self._plan(order.model_id, node))
+                for node in nodes
+            ],
         )
+
+    def _plan_load(self, order: ModelOrder) -> Decision:
+        """As `_plan`. A server that is no neuron counts only where no neuron has the model, or could."""
+        decision = self._plan(order.model_id, order.node)
+        if order.node is not None or not isinstance(decision, Serve):
+            return decision
+        if self._has_lifecycle(decision.node, decision.model_id):
+            return decision
+        view = self._fleet.view()
+        neurons = [node.name for node in view.nodes if all(map(has_lifecycle, node.models))]
+        elsewhere = self._decide(view.only(*neurons), order.model_id)
+        return decision if isinstance(elsewhere, Refuse) else elsewhere
 
     def _plan(self, name: str, node: str | None) -> Decision:
         """What a request would lead to; with a node, as if there were no other."""
@@ -236,6 +256,9 @@ class Operator:
             model_id = find_id(view, self._catalogue, name)  # a name that only another node knows
             view = view.only(node)
             name = model_id
+        return self._decide(view, name)
+
+    def _decide(self, view: FleetView, name: str) -> Decision:
         return plan(
             view,
             self._catalogue,
@@ -246,7 +269,13 @@ class Operator:
         )
 
     async def _move_down(self, order: ModelOrder, how: Literal["sleep", "unload"]) -> DoneAnswer:
-        return _told(*[await self._move(each, how) for each in self._residents(order)])
+        return _told(
+            *[
+                await self._move(resident, how)
+                for resident in self._residents(order)
+                if resident.node.name in self._nodes()  # else it has left while another was moved
+            ]
+        )
 
     async def _move(self, resident: Resident, how: Literal["sleep", "unload"]) -> Done:
         state, node = resident.state, resident.node.name
@@ -279,17 +308,23 @@ class Operator:
             self._check_lifecycle(there[0].node.name, there[0].state.id)
         return movable
 
-    def _check_lifecycle(self, node: str, model_id: str) -> None:
+    def _has_lifecycle(self, node: str, model_id: str) -> bool:
         state = self._fleet.node(node).state(model_id)
-        if state is not None and not has_lifecycle(state):
+        return state is None or has_lifecycle(state)
+
+    def _check_lifecycle(self, node: str, model_id: str) -> None:
+        if not self._has_lifecycle(node, model_id):
             raise InvalidRequestBodyError(
                 reason=f"'{model_id}' is served by '{node}' as it is, which is no neuron: nothing is loaded, unloaded "
                 "or moved there",
                 param="model_id",
             )
 
+    def _nodes(self) -> list[str]:
+        return [node.name for node in self._fleet.view().nodes]
+
     def _check_node(self, name: str) -> None:
-        nodes = [node.name for node in self._fleet.view().nodes]
+        nodes = self._nodes()
         if name not in nodes:
             known = ", ".join(nodes) or "none"
             raise InvalidRequestBodyError(
@@ -305,7 +340,7 @@ def _told(*done: Done) -> DoneAnswer:
     return DoneAnswer(done=list(done))
 
 
-def _node_plan(node: str, decision: Decision) -> NodePlan:
+def _node_plan(view: FleetView, catalogue: Catalogue, node: str, decision: Decision) -> NodePlan:
     coming = decision if isinstance(decision, Wake | Load) else None
     return NodePlan(
         node=node,
@@ -314,4 +349,11 @@ def _node_plan(node: str, decision: Decision) -> NodePlan:
         reason=decision.reason,
         needed_mb=dict(coming.claims_mb) if coming else {},
         would_displace={each.model: each.how for each in coming.displaces} if coming else {},
+        expected_s=_expected_s(view, catalogue, coming) if coming else None,
     )
+
+
+def _expected_s(view: FleetView, catalogue: Catalogue, coming: Wake | Load) -> float | None:
+    room, is_asleep = Room(displaces=coming.displaces), isinstance(coming, Wake)
+    found = expected_s(view, catalogue, *coming.place, room, is_asleep=is_asleep)
+    return None if found is None else round(found, 3)

@@ -8,7 +8,15 @@ from cortex_core.discovery import Discovery
 from cortex_core.node import ModelState, ModelStatus
 from cortex_gateway.config import EvictionSettings
 from cortex_gateway.declared import find_entry, name_of, names_of
-from cortex_gateway.eviction import Blocked, Claimant, Room, find_free, find_room, make_room
+from cortex_gateway.eviction import (
+    Blocked,
+    Claimant,
+    Room,
+    find_free,
+    find_room,
+    gone_s,
+    make_room,
+)
 from cortex_gateway.memory import NOTHING, need_of, need_to_wake
 from cortex_gateway.view import FleetView, NodeView
 
@@ -90,6 +98,7 @@ def find_options(
     model_id: str,
     rules: EvictionSettings,
     now_s: float,
+    shunned: frozenset[str] = frozenset(),
 ) -> Options:
     """Look at each node on which a model sleeps, or could be loaded, and is not on its way already.
 
@@ -99,7 +108,10 @@ def find_options(
     2. One where it sleeps, and others make room; then one where others make room.
     3. One where its last engine did not fail.
     4. One that an operator pinned it to.
-    5. The one where least is lost by making room, then the one with the fewest models, then by name.
+    5. The one where least is lost by making room.
+    6. The one where it is up soonest, by what was measured there: who makes room is moved, then it is woken or loaded.
+       Where it never was, that is taken to last as long as on the others.
+    7. The one with the fewest models, then by name.
 
     A node is nobody's turn but the oldest's: who waits longer and could come up there goes first.
     """
@@ -110,6 +122,7 @@ def find_options(
     places = [
         (node, asleep, _claimant(view, catalogue, node, entry, names, since_s))
         for node, asleep in _places(view, entry, names)
+        if node.name not in shunned
     ]
     free = [
         Option(node=node, asleep=asleep, found=room)
@@ -117,7 +130,7 @@ def find_options(
         if (room := find_free(view, catalogue, node, claimant))
     ]
     if free:
-        return Options(best=min(free, key=lambda each: _rank(view, names, each)), blocked={})
+        return Options(best=_best(view, names, free), blocked={})
     options = [
         Option(node=at, asleep=asleep, found=make_room(view, catalogue, at, claimant, rules, now_s))
         for at, asleep, claimant in places
@@ -126,7 +139,7 @@ def find_options(
         options = [_yielding(view, catalogue, names[0], each, rules, now_s) for each in options]
     fitting = [option for option in options if isinstance(option.found, Room)]
     return Options(
-        best=min(fitting, key=lambda each: _rank(view, names, each), default=None),
+        best=_best(view, names, fitting),
         blocked={o.node.name: o.found for o in options if isinstance(o.found, Blocked)}
         | _leaving(view, names),
     )
@@ -228,7 +241,39 @@ def _yielding(
     return option
 
 
-def _rank(view: FleetView, names: tuple[str, ...], option: Option) -> tuple[object, ...]:
+def _best(view: FleetView, names: tuple[str, ...], options: list[Option]) -> Option | None:
+    usual_s = {
+        is_asleep: _mean([o for o in options if (o.asleep is not None) is is_asleep], view, names)
+        for is_asleep in ((True, False) if view.took_s else ())
+    }
+    return min(options, key=lambda each: _rank(view, names, each, usual_s), default=None)
+
+
+def _mean(options: list[Option], view: FleetView, names: tuple[str, ...]) -> float:
+    known = [each for option in options if (each := _rise_s(view, names, option)) is not None]
+    return sum(known) / len(known) if known else 0.0
+
+
+def _rise_s(view: FleetView, names: tuple[str, ...], option: Option) -> float | None:
+    """Seconds that its load or wake took there; None: never measured."""
+    return view.takes_s(option.node.name, "wake" if option.asleep else "load", *names)
+
+
+def expected_s(
+    view: FleetView, catalogue: Catalogue, node: str, model_id: str, room: Room, *, is_asleep: bool
+) -> float | None:
+    """Seconds until a model is up on a node, by what was measured there, with those gone who make room.
+
+    None: it was never brought up there, or not since we look.
+    """
+    names = names_of(find_entry(catalogue, model_id), model_id)
+    rise_s = view.takes_s(node, "wake" if is_asleep else "load", *names)
+    return None if rise_s is None else rise_s + gone_s(view, room)
+
+
+def _rank(
+    view: FleetView, names: tuple[str, ...], option: Option, usual_s: dict[bool, float]
+) -> tuple[object, ...]:
     node, found = option.node, option.found
     coming = sum(1 for name, _ in view.loads if name == node.name)
     return (
@@ -237,9 +282,19 @@ def _rank(view: FleetView, names: tuple[str, ...], option: Option) -> tuple[obje
         _failed_as(node, names),  # 3
         not view.is_pinned(node.name, *names),  # 4
         found.loss if isinstance(found, Room) else (),  # 5
-        len(node.models) + coming,
+        round(_up_s(view, names, option, usual_s)) if usual_s else 0,  # 6
+        len(node.models) + coming,  # 7
         node.name,
     )
+
+
+def _up_s(
+    view: FleetView, names: tuple[str, ...], option: Option, usual_s: dict[bool, float]
+) -> float:
+    rise_s = _rise_s(view, names, option)
+    if rise_s is None:
+        rise_s = usual_s[option.asleep is not None]
+    return rise_s + (gone_s(view, option.found) if isinstance(option.found, Room) else 0.0)
 
 
 def _never(view: FleetView, node: NodeView, model: Model) -> str | None:

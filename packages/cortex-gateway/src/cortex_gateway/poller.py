@@ -83,16 +83,12 @@ class Poller:
                 tasks.create_task(self.poll(name))
 
     async def poll(self, name: str) -> None:
-        """Look at one node now; what it says, or that it says nothing, is known afterwards."""
+        """Look at one node now; what it says, or that it says nothing, is known afterwards. One that has left is let be."""
+        if name not in self._clients:
+            return
         async with self._locks.setdefault(name, asyncio.Lock()):
-            try:
-                while await self._look_and_apply(name):
-                    pass
-            except (CortexError, RefusedError) as error:
-                if name in self._clients:
-                    status = error.status if isinstance(error, RefusedError) else None
-                    has_secret = name in self._with_secret
-                    self._miss(name, read_problem(error, status, has_secret=has_secret))
+            while await self._look_and_apply(name):
+                pass
 
     async def _run(self, name: str) -> None:
         while True:
@@ -103,19 +99,30 @@ class Poller:
                 log.exception("poll failed", node=name)
 
     async def _look_and_apply(self, name: str) -> bool:
-        """Whether another look is due at once, since another neuron answers there than before. Raises as `_look`."""
-        if name not in self._clients:
+        """Whether another look is due at once, since another neuron answers there than before."""
+        client = self._clients.get(name)
+        if client is None:
             return False
         was_discovered = self._fleet.node(name).is_discovered
-        await self._apply(name, await self._look(name))
-        if name not in self._clients:
+        try:
+            await self._apply(name, client, await self._look(name, client))
+        except (CortexError, RefusedError) as error:
+            if self._is_asked_by(name, client):
+                status = error.status if isinstance(error, RefusedError) else None
+                has_secret = name in self._with_secret
+                self._miss(name, read_problem(error, status, has_secret=has_secret))
+            return False
+        if not self._is_asked_by(name, client):
             return False
         node = self._fleet.node(name)
         return was_discovered and node.is_up and not node.is_discovered
 
-    async def _look(self, name: str) -> Report:
+    def _is_asked_by(self, name: str, client: Client) -> bool:
+        """Whether it still is; else it has left, or is another machine by now, and what was heard is not of that one."""
+        return self._clients.get(name) is client
+
+    async def _look(self, name: str, client: Client) -> Report:
         """Raises CortexError or RefusedError where GET /models fails: that alone decides whether a node is up."""
-        client = self._clients[name]
         timeout_s = self._settings.timeout_s
         if isinstance(client, OpenAIClient):
             return await client.look(timeout_s)
@@ -129,11 +136,13 @@ class Poller:
             raise found
         return Report(models=tuple(found), health=health.result(), discovery=discovery.result())
 
-    async def _apply(self, name: str, report: Report) -> None:
+    async def _apply(self, name: str, client: Client, report: Report) -> None:
+        if not self._is_asked_by(name, client):
+            return
         if (known := self._twins.get(name)) and not self._find_twin(name, report):
             await self.poll(known)  # both names lead to another start of it, maybe
-        if name not in self._clients:
-            return
+            if not self._is_asked_by(name, client):
+                return
         if twin := self._find_twin(name, report):
             first, second = sorted((name, twin), key=list(self._clients).index)
             self._twins.pop(first, None)  # or each could wait for a look at the other
@@ -147,13 +156,16 @@ class Poller:
             self._say_up(name, report)
 
     def _find_twin(self, name: str, report: Report) -> str | None:
-        """Another node that is up and the same neuron; None: there is none, or the neuron is too old to tell."""
+        """Another node that is up and the same neuron; None: there is none, or the neuron is too old to tell.
+
+        One that has left is none, nor has it any: it gets nothing new, whatever its neuron is called now.
+        """
         instance = report.health.instance if report.health else None
-        if instance is None:
+        if instance is None or self._fleet.is_retired(name):
             return None
         for node in self._fleet.view().nodes:
             other = node.health.instance if node.is_up and node.health else None
-            if node.name != name and other == instance:
+            if node.name != name and other == instance and not self._fleet.is_retired(node.name):
                 return node.name
         return None
 

@@ -52,11 +52,17 @@ class Recycler:
         """Look again and again, until cancelled."""
         while True:
             await asyncio.sleep(interval_s)
-            await self.recycle()
+            try:
+                await self.recycle()
+            except Exception:  # a fault of ours must not end the gateway
+                log.exception("looking for what to reload failed")
 
     async def recycle(self) -> None:
         """Reload each idle engine, once, of the nodes that are due; node by node, so that most of the fleet serves."""
         for node in find_fragmented(self._fleet.view(), self._rules):
+            # It may have left, or been drained, while another was seen to.
+            if node not in find_fragmented(self._fleet.view(), self._rules):
+                continue
             cycles = cycles_of(self._fleet.node(node))
             if self._failed.get(node) != cycles and not await self._recycle(node):
                 self._failed[node] = cycles

@@ -61,6 +61,7 @@ class Reloading:
             self._gateway.operations.note_config_error(error.message)
             log.error("configuration is wrong, the one before stays", reason=error.message)
             return
+        announce_declared(catalogue, found)
         stale = differences(self._config, config)
         changes = await self._gateway.adopt(config, catalogue, found)
         if stale:
@@ -72,6 +73,17 @@ class Reloading:
             left=changes.left,
             models=[model.id for model in catalogue.models],
         )
+
+
+def announce_declared(catalogue: Catalogue, found: CatalogueStatus) -> None:
+    """Say aloud what is allowed in a catalogue, and may be meant otherwise."""
+    if not found.found:
+        log.warning("no catalogue, serving what neurons have loaded", path=found.path)
+    elif not catalogue.models:
+        log.warning("empty catalogue, serving what neurons have loaded", path=found.path)
+    for alias, target in catalogue.aliases.items():
+        if catalogue.find(target) is None:
+            log.warning("alias of an undeclared model", model=alias, served_model=target)
 
 
 def differences(started: Config, now: Config) -> list[str]:

@@ -46,7 +46,7 @@ class Roster:
         self._idle_timeout_s = idle_timeout_s
         self._neurons = {neuron.name: neuron for neuron in neurons}
         self._left: dict[str, NeuronSettings] = {}
-        self._old: list[Client] = []
+        self._old: dict[str, list[Client]] = {}
         self.clients = {
             name: _client(neuron, idle_timeout_s) for name, neuron in self._neurons.items()
         }
@@ -78,7 +78,7 @@ class Roster:
         for name in names:
             neuron = self._neurons[name]
             if name in before:  # its requests go on by the client that they began with
-                self._old.append(self.clients[name])
+                self._old.setdefault(name, []).append(self.clients[name])
             self.clients[name] = _client(neuron, self._idle_timeout_s)
             (self.with_secret.add if neuron.credential else self.with_secret.discard)(name)
             if name not in before or _where(before[name]) != _where(neuron):
@@ -92,6 +92,13 @@ class Roster:
             await asyncio.sleep(LOOK_S)
         return False
 
+    async def close_old(self, name: str, fleet: Fleet) -> None:
+        """Close what a node was asked by before, once it has no work of ours that may have begun with that."""
+        while not fleet.is_idle(name):  # noqa: ASYNC110 - the fleet is pure, and wakes nobody
+            await asyncio.sleep(LOOK_S)
+        for client in self._old.pop(name, []):
+            await client.close()
+
     async def remove(self, name: str, fleet: Fleet) -> None:
         """Forget a node that left."""
         self._left.pop(name, None)
@@ -103,7 +110,10 @@ class Roster:
 
     async def close(self) -> None:
         """Close every connection to the nodes."""
-        for client in [*self.clients.values(), *self._old]:
+        for client in [
+            *self.clients.values(),
+            *(old for each in self._old.values() for old in each),
+        ]:
             await client.close()
 
 

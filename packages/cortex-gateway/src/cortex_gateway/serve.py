@@ -12,7 +12,7 @@ from cortex_core.config import read_config
 from cortex_core.http import server
 from cortex_gateway.app import Gateway, open_gateway
 from cortex_gateway.config import Config
-from cortex_gateway.reloading import Read, Reloading
+from cortex_gateway.reloading import Read, Reloading, announce_declared
 from cortex_gateway.status import CatalogueStatus
 
 log = logs.get(__name__)
@@ -79,7 +79,7 @@ async def serve(
     except BaseException:
         sock.close()
         raise
-    _announce_declared(catalogue, found)
+    announce_declared(catalogue, found)
     async with open_gateway(config, catalogue, found) as gateway:
         ended = asyncio.Event()
         async with asyncio.TaskGroup() as tasks:
@@ -99,16 +99,6 @@ async def serve(
             log.info("stopping", daemon="gateway")
             await gateway.drain(config.gateway.drain_s)
             ended.set()
-
-
-def _announce_declared(catalogue: Catalogue, found: CatalogueStatus) -> None:
-    if not found.found:
-        log.warning("no catalogue, serving what neurons have loaded", path=found.path)
-    elif not catalogue.models:
-        log.warning("empty catalogue, serving what neurons have loaded", path=found.path)
-    for alias, target in catalogue.aliases.items():
-        if catalogue.find(target) is None:
-            log.warning("alias of an undeclared model", model=alias, served_model=target)
 
 
 def _announce_serving(config: Config, gateway: Gateway) -> None:

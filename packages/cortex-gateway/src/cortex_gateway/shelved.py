@@ -22,5 +22,6 @@ def find_files(view: FleetView, model: Model) -> list[WeightsState]:
 
 
 def is_told(view: FleetView) -> bool:
-    """Whether every node that is up has told its files."""
-    return all(node.weights is not None for node in view.nodes if node.is_up)
+    """Whether there are nodes that are up, and each of them has told its files."""
+    up = [node for node in view.nodes if node.is_up]
+    return bool(up) and all(node.weights is not None for node in up)

@@ -40,7 +40,10 @@ class Stock:
     async def run(self) -> None:
         """Ask each neuron when it is up, and again now and then, until cancelled."""
         while True:
-            await self.ask_due(time.monotonic())
+            try:
+                await self.ask_due(time.monotonic())
+            except Exception:  # a fault of ours must not end the gateway
+                log.exception("asking for files failed")
             await asyncio.sleep(LOOK_S)
 
     async def ask_due(self, now_s: float) -> None:
@@ -64,5 +67,5 @@ class Stock:
         except (CortexError, RefusedError) as error:
             log.debug("files not told", node=name, reason=str(error))
             return
-        if name in self._clients:
+        if self._clients.get(name) is client:  # else it is another machine by now, maybe
             self._fleet.note_weights(name, told.weights)

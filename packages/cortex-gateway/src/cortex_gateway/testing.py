@@ -3,7 +3,8 @@
 
 The simulated gateway acts as dispatcher, loader and displacer do, and looks at its neurons every five seconds and after
 each move. The simulated neurons have memory that can run out, and refuse a load that does not fit; they can be lost, and
-come back empty. Clients may leave, and operators pin models and drain nodes.
+come back empty. Clients may leave, operators pin models and drain nodes, and the gateway may be killed and start anew. In
+a world that is not honest models are not as large as declared, loads fail, and strangers take memory.
 """
 
 from collections.abc import Sequence
@@ -11,97 +12,19 @@ from contextlib import ExitStack
 from typing import Any
 
 from cortex_core.catalogue import Catalogue, Model
-from cortex_core.node import DeviceHealth, Health, ModelState
-from cortex_core.testing import make_device, make_discovery
 from cortex_gateway.config import EvictionSettings
-from cortex_gateway.eviction import Displace, Room, is_pinned
-from cortex_gateway.fleet import Fleet, Report
+from cortex_gateway.dispatcher import MOST_LOSSES
+from cortex_gateway.eviction import Displace, Room, find_idle, is_pinned
+from cortex_gateway.fleet import Fleet
 from cortex_gateway.placement import room_at
 from cortex_gateway.routing.least_busy import least_busy
-from cortex_gateway.routing.plan import Load, Queue, Refuse, Serve, Wait, Wake, plan
-from cortex_gateway.view import Place
+from cortex_gateway.routing.plan import Decision, Load, Queue, Refuse, Serve, Wait, Wake, plan
+from cortex_gateway.simulated_nodes import Machine, check
+from cortex_gateway.view import Needs, Place
 
 STEP_S = 0.5
 POLL_S = 5.0
 LOAD_S, WAKE_S, SLEEP_S, UNLOAD_S = 10.0, 2.0, 1.0, 1.0
-ASLEEP_MB = 500
-
-
-class BrokenRuleError(AssertionError):
-    """What must never happen was decided."""
-
-
-def check(is_kept: bool, says: str) -> None:
-    """A rule. Raises BrokenRuleError: it is not kept."""
-    if not is_kept:
-        raise BrokenRuleError(says)
-
-
-class Engine:
-    """A model on a simulated node."""
-
-    def __init__(self, model: Model, devices: list[int], share_mb: int) -> None:
-        self.model = model
-        self.devices = devices
-        self.share_mb = share_mb
-        self.status = "loading"
-        self.held_mb = share_mb
-
-
-class Machine:
-    """A simulated node: what is really there."""
-
-    def __init__(self, name: str, sizes_mb: list[int]) -> None:
-        self.name = name
-        self.sizes_mb = sizes_mb
-        self.engines: dict[str, Engine] = {}
-        self.is_down = False
-        self.started_s = 0.0
-        self.discovery = make_discovery(
-            *(make_device(i, size) for i, size in enumerate(sizes_mb)), harnesses=("vllm",)
-        )
-
-    def free_mb(self, index: int) -> int:
-        """Of a device, really."""
-        held = sum(e.held_mb for e in self.engines.values() if index in e.devices)
-        return self.sizes_mb[index] - held
-
-    def begin_load(self, model: Model) -> bool:
-        """As a neuron does: on the devices with most room, or not at all."""
-        check(model.id not in self.engines, "loaded twice on one node")
-        share_mb = -(-(model.vram_mb or 0) // model.min_devices)
-        roomy = sorted(range(len(self.sizes_mb)), key=self.free_mb, reverse=True)
-        chosen = roomy[: model.min_devices]
-        if len(chosen) < model.min_devices or any(self.free_mb(i) < share_mb for i in chosen):
-            return False
-        self.engines[model.id] = Engine(model, chosen, share_mb)
-        return True
-
-    def begin_wake(self, engine: Engine) -> bool:
-        """Whether there is room for it."""
-        if any(self.free_mb(i) + ASLEEP_MB < engine.share_mb for i in engine.devices):
-            return False
-        engine.status, engine.held_mb = "loading", engine.share_mb
-        return True
-
-    def report(self, now_s: float) -> Report:
-        """What a look at it finds."""
-        states = tuple(
-            ModelState(
-                id=name,
-                harness="vllm",
-                status=engine.status,
-                devices=engine.devices,
-                vram_used_mb=engine.held_mb * len(engine.devices),
-                can_sleep=engine.model.engine_args is not None,
-            )
-            for name, engine in self.engines.items()
-        )
-        devices = [
-            DeviceHealth(index=i, vram_free_mb=self.free_mb(i)) for i in range(len(self.sizes_mb))
-        ]
-        health = Health(uptime_secs=now_s - self.started_s + 1, devices=devices)
-        return Report(models=states, discovery=self.discovery, health=health)
 
 
 class Ask:
@@ -120,6 +43,8 @@ class Ask:
         self.ended: str | None = None
         self.ended_s = at_s
         self.began_s = at_s
+        self.losses = 0
+        self.shunned: frozenset[str] = frozenset()
 
     @property
     def waits(self) -> bool:
@@ -152,6 +77,7 @@ class Simulation:
         models: list[Model],
         rules: EvictionSettings,
         events: list[Event] = [],  # noqa: B006 - read alone
+        real_mb: dict[str, int] | None = None,
     ) -> None:
         self.machines = {machine.name: machine for machine in machines}
         self.catalogue = Catalogue(models=models)
@@ -163,6 +89,13 @@ class Simulation:
         self.events = sorted((1000.0 + at_s, what, node, m) for what, at_s, node, m in events)
         self.swaps = 0
         self.loads = 0
+        self.wakes = 0
+        self.is_honest = real_mb is None
+        self.refused: set[Place] = set()
+        self.asks: list[Ask] = []
+        self.idling: dict[Place, ExitStack] = {}
+        for machine in machines:
+            machine.real_mb = real_mb or {}
         for name in self.machines:
             self.poll(name)
 
@@ -187,13 +120,28 @@ class Simulation:
                 case "drain" | "undrain":
                     self.fleet.note_drain(name, drained=what == "drain")
                 case "lose":
-                    machine.is_down = True
-                    machine.engines.clear()
+                    machine.lose()
                     for ask in self.asks:
                         if ask.node == name and ask.ended is None:
                             self.end(ask, "died")
                 case "return" if machine.is_down:
                     machine.is_down, machine.started_s = False, self.now_s
+                case "restart":
+                    self.restart()
+                case "break":
+                    machine.breaking.add(model_id)
+                case "take" | "give":
+                    machine.take(0.5 if what == "take" else 0.0)
+
+    def restart(self) -> None:
+        """The gateway is killed, and knows nothing when it is back. Its clients lost it; neurons go on."""
+        for ask in self.asks:
+            if ask.ended is None and ask.at_s <= self.now_s:
+                self.end(ask, "died")
+        self.flights, self.idling = {}, {}
+        self.fleet = Fleet([(name, "http://x") for name in self.machines])
+        for name in self.machines:
+            self.poll(name)
 
     def run(self, asks: list[Ask], until_s: float) -> None:
         """Step by step, until each request has ended, or time is up."""
@@ -201,6 +149,8 @@ class Simulation:
         polled_s = self.now_s
         while self.now_s < until_s and (self.flights or any(a.ended is None for a in asks)):
             self.happen()
+            for machine in self.machines.values():
+                machine.advance(self.now_s)
             for ask in asks:
                 if ask.ends_s is not None and ask.ended is None and self.now_s >= ask.ends_s:
                     self.end(ask, "served")
@@ -213,7 +163,8 @@ class Simulation:
                 polled_s = self.now_s
                 for name in self.machines:
                     self.poll(name)
-            for ask in asks:
+            self.idle()
+            for ask in reversed(asks):  # in no order that they could rely on
                 if ask.at_s <= self.now_s and ask.ends_s is None and ask.ended is None:
                     self.place(ask)
             self.look()
@@ -224,16 +175,21 @@ class Simulation:
         ask.held.close()
         ask.ended, ask.ended_s = how, self.now_s
 
-    def place(self, ask: Ask) -> None:
-        """Decide what becomes of a request, as the dispatcher does."""
-        decision = plan(
+    def plan(self, ask: Ask) -> Decision:
+        """What becomes of a request."""
+        return plan(
             self.fleet.view(),
             self.catalogue,
             ask.model,
             least_busy,
+            shunned=ask.shunned,
             eviction=self.rules,
             now_s=self.now_s,
         )
+
+    def place(self, ask: Ask) -> None:
+        """Do what is decided about a request, as the dispatcher does."""
+        decision = self.plan(ask)
         if isinstance(decision, Serve):
             ask.held.close()
             machine = self.machines[decision.node]
@@ -267,7 +223,10 @@ class Simulation:
                 ask.held.enter_context(self.fleet.queueing(ask.model, ask.at_s, decision.nodes))
             if self.now_s - ask.queued_s >= self.rules.max_wait_s:
                 self.end(ask, "insufficient_vram")
-        elif isinstance(decision, Load | Wake):
+        elif isinstance(decision, Wait):
+            if (decision.node, decision.model_id) not in self.flights:  # it is watched
+                self.poll(decision.node)
+        else:
             check(decision.place not in self.flights, "two loads of one model on one node")
             self.flights[decision.place] = Flight(decision, self.now_s)
             self.fleet.note_load_begun(decision.place, decision.claims_mb)
@@ -282,14 +241,16 @@ class Simulation:
         if flight.busy_until_s is not None:
             if self.now_s < flight.busy_until_s:
                 return
-            flight.busy_until_s = None
-            self.settle(machine, place, flight)
+            flight.busy_until_s = flight.going = None
+            self.poll(machine.name)
             if flight.is_coming:
-                self.land(place)
+                is_up = machine.engines[place[1]].status == "loaded"
+                self.land(place) if is_up else self.fail(place, "load_failed")
                 return
         if flight.going is not None:
             self.drain(machine, place, flight, flight.going)
             return
+        self.learn(machine, place, flight)
         view = self.fleet.view()
         found = room_at(view, self.catalogue, view.node(place[0]), place[1], self.rules, self.now_s)
         if not isinstance(found, Room):
@@ -302,18 +263,35 @@ class Simulation:
         else:
             self.bring_up(machine, place, flight)
 
+    def learn(self, machine: Machine, place: Place, flight: Flight) -> None:
+        """What the neuron says that it takes, asked once: half of the truth, where it was never refused for want of room."""
+        if self.is_honest or isinstance(flight.wanted, Wake) or place in self.fleet.view().needs:
+            return
+        wanted = self.models[place[1]]
+        share_mb = machine.share_mb(wanted) // (1 if place in self.refused else 2)
+        devices = range(min(wanted.min_devices, len(machine.sizes_mb)))
+        self.fleet.note_needs(place, Needs(devices_mb=dict.fromkeys(devices, share_mb)))
+
     def bring_up(self, machine: Machine, place: Place, flight: Flight) -> None:
         """Begin a load or a wake, for which there must be room."""
         if isinstance(flight.wanted, Wake):
             fits = machine.begin_wake(machine.engines[place[1]])
             took_s = WAKE_S
+            self.wakes += 1
         else:
             fits = machine.begin_load(self.models[place[1]])
             took_s = LOAD_S
             self.loads += 1
-        check(fits, f"{place} was to come up where it has no room")
+        check(fits or not self.is_honest, f"{place} was to come up where it has no room")
+        if not fits:
+            self.refused.add(place)
+            self.fleet.forget_needs(place)
+            self.poll(machine.name)
+            self.fail(place, "insufficient_vram")
+            return
         flight.is_coming = True
         flight.busy_until_s = self.now_s + took_s
+        machine.begin(place[1], flight.busy_until_s, "loaded")
 
     def drain(self, machine: Machine, place: Place, flight: Flight, going: Displace) -> None:
         """Let its work end, then begin to move it down."""
@@ -331,29 +309,45 @@ class Simulation:
         if self.rules.strategy == "priority":
             check(model.priority <= claimant.priority, "a higher priority was displaced")
         self.swaps += 1
-        flight.busy_until_s = self.now_s + (SLEEP_S if going.how == "sleep" else UNLOAD_S)
-        machine.engines[going.model_id].status = "unloading"
+        flight.busy_until_s = self.move_down(machine, going)
 
-    def settle(self, machine: Machine, place: Place, flight: Flight) -> None:
-        """What was under way is done."""
-        if flight.is_coming:
-            machine.engines[place[1]].status = "loaded"
-        elif flight.going is not None:
-            gone, flight.going = flight.going, None
-            if gone.how == "sleep":
-                engine = machine.engines[gone.model_id]
-                engine.status, engine.held_mb = "sleeping", ASLEEP_MB
-            else:
-                del machine.engines[gone.model_id]
-        self.poll(machine.name)
+    def move_down(self, machine: Machine, going: Displace) -> float:
+        """Until when that takes."""
+        is_to_sleep = going.how == "sleep"
+        until_s = self.now_s + (SLEEP_S if is_to_sleep else UNLOAD_S)
+        machine.begin(going.model_id, until_s, "sleeping" if is_to_sleep else "gone")
+        return until_s
+
+    def idle(self) -> None:
+        """Move those down that nobody asks for, as the displacer does."""
+        for place, moving in list(self.idling.items()):
+            if place[1] not in self.machines[place[0]].moves:
+                moving.close()
+                del self.idling[place]
+                self.poll(place[0])
+        for who in find_idle(self.fleet.view(), self.catalogue, self.rules, self.now_s):
+            machine = self.machines[who.node]
+            if machine.is_down or who.model_id not in machine.engines:  # not noticed yet
+                continue
+            view = self.fleet.view()
+            check(not view.in_flight.get(who.place), "a model with requests was idle")
+            pinned = is_pinned(view, self.models[who.model], who.node, who.model_id)
+            check(not pinned, "a pinned model was moved")
+            moving = self.idling[who.place] = ExitStack()
+            moving.enter_context(self.fleet.moving(who.place))
+            self.move_down(machine, who)
 
     def fail(self, place: Place, code: str) -> None:
-        """Everyone who waits for it is told."""
+        """Who waits for it is told, but for those that another node may serve."""
         flight = self.flights[place]
         self.land(place)
         for ask in self.asks:
             if ask.waits and ask.model == flight.wanted.model:
-                self.end(ask, code)
+                ask.losses += 1
+                ask.shunned |= {place[0]}
+                tries_on = code != "load_failed" and ask.losses <= MOST_LOSSES
+                if not tries_on or isinstance(self.plan(ask), Refuse):
+                    self.end(ask, code)
 
     def land(self, place: Place) -> None:
         """It is over, however it ended."""
@@ -381,10 +375,11 @@ def simulate(
     arrivals: Sequence[Arrival],
     rules: EvictionSettings,
     events: list[Event] = [],  # noqa: B006 - read alone
+    real_mb: dict[str, int] | None = None,
 ) -> tuple[Simulation, list[Ask]]:
-    """Run requests on nodes, each given as the sizes of its devices."""
+    """Run requests on nodes, each given as the sizes of its devices. `real_mb` None: models are as large as declared."""
     machines = [Machine("abc"[i], sizes) for i, sizes in enumerate(nodes)]
-    simulation = Simulation(machines, models, rules, events)
+    simulation = Simulation(machines, models, rules, events, real_mb)
     at_s = simulation.now_s
     asks = []
     for gap_s, number, works_s, *patience_s in arrivals:

@@ -13,6 +13,8 @@ from cortex_core.wire import USAGE_COMMENT
 
 # Below it the window of a stream holds too few arrivals to make a rate of.
 MIN_WINDOW_S = 0.1
+# How a choice begins to tell why it ends, in the two ways of writing JSON that are in use.
+_STOP, _STOP_SPACED = b'"finish_reason":"', b'"finish_reason": "'
 
 
 class _Failure(msgspec.Struct, frozen=True):
@@ -23,7 +25,7 @@ class _Marks(msgspec.Struct, frozen=True):
     """The fields that an event, or a whole answer, is looked into for."""
 
     usage: Usage | None = None
-    error: _Failure | None = None
+    error: _Failure | str | None = None
 
 
 _READ_MARKS = msgspec.json.Decoder(_Marks)
@@ -39,7 +41,7 @@ class Meter:
     glued to our error event.
 
     Attributes:
-        ends_in: what a stream must have come to, in words.
+        ends_in: what a stream must still come to, in words.
         upstream: who answers, for errors.
         usage: as the upstream reported it; None: it has not, or never does.
         first_s: when the first real content came, by `now`; None: none came, or the answer is no stream.
@@ -65,6 +67,7 @@ class Meter:
         self._has_content = has_content
         self._splitter = sse.Splitter()
         self._is_whole = True  # no part of an event is kept back
+        self._has_stopped = False  # it said why it ends
 
     @property
     def prompt_tokens(self) -> int | None:
@@ -147,16 +150,18 @@ class Meter:
         if event.data is None:
             return not self._take_usage_comment(raw.lstrip(b"\r\n"))
         self._read_event(event.data)
-        return True
+        return self.is_done or event.data != b"[DONE]"
 
     def _read_whole(self, body: bytes) -> None:
         self._read_marks(body)
 
     def _read_event(self, data: bytes) -> None:
-        if data == b"[DONE]":
-            self.is_done = True
-        else:
+        if data != b"[DONE]":
             self._read_data(data)
+        elif self._has_stopped:
+            self.is_done = True
+        else:  # kept back: to a client it would be the end of a whole answer
+            self.ends_in = "a finish reason"
 
     def _take_usage_comment(self, raw: bytes) -> bool:
         if not raw.startswith(USAGE_COMMENT):
@@ -169,6 +174,7 @@ class Meter:
     def _read_data(self, data: bytes) -> None:
         if _may_be_special(data):
             self._read_marks(data)
+            self._has_stopped |= self.error_code is not None or _may_be_stop(data)
             counts = self._has_content(data)
         else:
             # once content flows, an event with none is the exception, and not worth looking for
@@ -189,7 +195,8 @@ class Meter:
             return
         self.usage = marks.usage or self.usage
         if marks.error is not None:
-            self.error_code = str(marks.error.code or "unknown")
+            code = marks.error.code if isinstance(marks.error, _Failure) else None
+            self.error_code = str(code or "unknown")
 
     def _broken(self, reason: str) -> UpstreamProtocolError:
         return UpstreamProtocolError(upstream=self.upstream, reason=reason)
@@ -205,4 +212,9 @@ def _is_json(body: bytes) -> bool:
 
 def _may_be_special(data: bytes) -> bool:
     """Whether there may be a usage, an error or a finish in it. Inside of texts the quotes are escaped."""
-    return b'"usage":' in data or b'"error":' in data or b'"finish_reason":"' in data
+    # written out: it is asked of every chunk
+    return b'"usage":' in data or b'"error":' in data or _STOP in data or _STOP_SPACED in data
+
+
+def _may_be_stop(data: bytes) -> bool:
+    return _STOP in data or _STOP_SPACED in data

@@ -4,7 +4,7 @@
 from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from operator import is_
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
@@ -17,6 +17,7 @@ from cortex_gateway.routing.policy import Replica
 
 Place = tuple[str, str]  # a node's name, and the id of a model on it
 Claims = Mapping[int, int]  # MiB by index of the device
+Move = Literal["load", "wake", "sleep", "unload"]
 EVERYWHERE = "*"  # as a pin's node
 T = TypeVar("T")
 
@@ -153,6 +154,7 @@ class FleetView(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         queued: of those, who wait for room.
         needs: what neurons said that models would take there, by the id of the spec.
         measured_mb: what models had there, over all devices, when last up.
+        took_s: how long each move of a model took when it was last done there, as its neuron measured it.
         index: of `nodes`; None: it is made when it is needed.
     """
 
@@ -169,15 +171,17 @@ class FleetView(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     queued: Mapping[str, Queued] = {}
     needs: Mapping[Place, Needs] = {}
     measured_mb: Mapping[Place, int] = {}
+    took_s: Mapping[Place, Mapping[Move, float]] = {}
     index: Index | None = None
 
     def node(self, name: str) -> NodeView:
         """A configured node."""
         return self._index.by_name[name]
 
-    def only(self, name: str) -> "FleetView":
-        """The same, as if there were no other node."""
-        return msgspec.structs.replace(self, nodes=(self.node(name),), index=None)
+    def only(self, *names: str) -> "FleetView":
+        """The same, as if there were no other nodes."""
+        nodes = tuple(self.node(name) for name in names)
+        return msgspec.structs.replace(self, nodes=nodes, index=None)
 
     def residents(self, *names: str) -> list[Resident]:
         """Where a model is, on nodes that are up, by any of its names.
@@ -229,6 +233,14 @@ class FleetView(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         if not self.pins:
             return False
         return any((at, name) in self.pins for at in (node, EVERYWHERE) for name in names)
+
+    def takes_s(self, node: str, move: Move, *names: str) -> float | None:
+        """How long a move of the model took there when it was last done; None: it never was, or not since we look."""
+        for name in names:
+            took_s = self.took_s.get((node, name))
+            if took_s is not None and move in took_s:
+                return took_s[move]
+        return None
 
     def busy(self, node: NodeView, model_id: str) -> int:
         """Requests that a model has: by the neuron's last count, and what we sent and saw end since."""

@@ -121,10 +121,27 @@ USER_CASES: dict[str, tuple[Any, list[Any], list[str]]] = {
         [{"role": "user", "content": "T\nS\n\na\nb"}],
         [],
     ),
-    "an unknown block with a text": (
-        [{"type": "novelty", "text": "x"}],
-        [{"role": "user", "content": "x"}],
+    "a search result with a picture": (
+        [
+            {
+                "type": "search_result",
+                "title": "T",
+                "source": "S",
+                "content": [text("a"), {"type": "image", "source": PNG}, text("b")],
+            }
+        ],
+        [{"role": "user", "content": [text("T\nS\n\na\nb"), PNG_PART]}],
         [],
+    ),
+    "an unknown block with a text": (
+        [{"type": "novelty", "text": "x", "tone": "low"}],
+        [{"role": "user", "content": "x"}],
+        ["novelty.tone"],
+    ),
+    "a source that says more": (
+        [{"type": "image", "source": {**PNG, "detail": "high"}}],
+        [{"role": "user", "content": [PNG_PART]}],
+        ["image.source.detail"],
     ),
     "an unknown block without one": (
         [text("a"), {"type": "container_upload", "file_id": "f"}],
@@ -248,6 +265,23 @@ ASSISTANT_CASES: dict[str, tuple[Any, Any, list[str]]] = {
         [text("a"), {"type": "image", "source": PNG}],
         {"role": "assistant", "content": "a"},
         ["assistant.image"],
+    ),
+    "a search result with one": (
+        [
+            {
+                "type": "search_result",
+                "title": "T",
+                "source": "S",
+                "content": [text("a"), {"type": "image", "source": PNG}],
+            }
+        ],
+        {"role": "assistant", "content": "T\nS\n\na"},
+        ["assistant.image"],
+    ),
+    "a call of another caller": (
+        [{**CALL, "caller": {"type": "code_execution_20250825", "tool_id": "t"}}],
+        {"role": "assistant", "content": None, "tool_calls": [CALL_OUT]},
+        ["tool_use.caller"],
     ),
     "our own answer, replayed": (
         [{**text("a"), "citations": []}, {**CALL, "caller": {"type": "direct"}}],

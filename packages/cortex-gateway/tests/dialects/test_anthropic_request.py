@@ -109,6 +109,11 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], list[str]]] = {
         {"response_format": RESPONSE_FORMAT},
         ["output_config.effort"],
     ),
+    "a format in both places": (
+        {"output_config": {"format": {**FORMAT, "name": "x"}}, "output_format": FORMAT},
+        {"response_format": RESPONSE_FORMAT},
+        ["output_config.format.name", "output_format"],
+    ),
     "who asks": ({"metadata": {"user_id": "u", "x": 1}}, {"user": "u"}, ["metadata.x"]),
     "what has no counterpart": (
         {

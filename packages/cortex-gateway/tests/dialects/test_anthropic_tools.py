@@ -57,6 +57,16 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], list[str]]] = {
         {"tools": [FUNCTION]},
         ["tool_choice", "tools.web_search_20250305"],
     ),
+    "choices among no tools": (
+        {"tool_choice": {"type": "none", "disable_parallel_tool_use": True}},
+        {},
+        ["tool_choice", "tool_choice.disable_parallel_tool_use"],
+    ),
+    "a name where none is looked for": (
+        {"tools": [TOOL], "tool_choice": {"type": "any", "name": "f"}},
+        {"tools": [FUNCTION], "tool_choice": "required"},
+        ["tool_choice.name"],
+    ),
     "OpenAI's own shape": ({"tools": [FUNCTION]}, {"tools": [FUNCTION]}, []),
     "any": (
         {"tools": [TOOL], "tool_choice": {"type": "any"}},

@@ -2,7 +2,13 @@
 import pytest
 
 from cortex_core.errors import InvalidRequestBodyError
-from cortex_gateway.dialects.fields import MAX_DROPPED_NAMES, Dropped, optional, require
+from cortex_gateway.dialects.fields import (
+    AND_MORE,
+    MAX_DROPPED_NAMES,
+    Dropped,
+    optional,
+    require,
+)
 
 
 def test_what_is_dropped_is_named_once_and_in_order() -> None:
@@ -21,9 +27,22 @@ def test_a_client_cannot_write_into_the_header() -> None:
 
 def test_a_client_cannot_fill_up_the_header() -> None:
     dropped = Dropped()
-    for number in range(1000):
+    for number in [*range(MAX_DROPPED_NAMES), 0]:
         dropped.note(f"field{number}")
     assert len(dropped.names) == MAX_DROPPED_NAMES
+    assert AND_MORE not in dropped.names
+    for number in range(1000):
+        dropped.note(f"field{number}")
+    assert len(dropped.names) == MAX_DROPPED_NAMES + 1
+    assert dropped.names[-1] == AND_MORE == "..."
+
+
+def test_what_says_nothing_is_not_named() -> None:
+    dropped = Dropped()
+    dropped.note_rest({"a": None, "b": [], "caller": {"type": "direct"}}, [])
+    assert dropped.names == []
+    dropped.note_rest({"caller": {"type": "program", "caller_id": "c"}}, [])
+    assert dropped.names == ["caller"]
 
 
 def test_a_truth_value_is_no_integer() -> None:

@@ -35,6 +35,10 @@ def read(*items: dict[str, Any]) -> tuple[list[dict[str, Any]], list[str]]:
     return conversation.finish(), dropped.names
 
 
+THOUGHT = {"type": "reasoning", "summary": [], "content": [{"type": "reasoning_text", "text": "t"}]}
+ANNOTATED = {"type": "output_text", "text": "x", "annotations": [{"type": "url_citation"}]}
+
+
 CARRIED: dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]]]] = {
     "a bare message": ([user("hi")], [user("hi")]),
     "a message with its type, id and status": (
@@ -117,16 +121,6 @@ CARRIED: dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]]]] = {
         [{"type": "reasoning", "summary": [{"type": "summary_text", "text": "s"}], "content": None}],
         [said("", reasoning_content="s")],
     ),
-    "the reasoning itself rather than its summary": (
-        [
-            {
-                "type": "reasoning",
-                "summary": [{"type": "summary_text", "text": "s"}],
-                "content": [{"type": "reasoning_text", "text": "t"}],
-            }
-        ],
-        [said("", reasoning_content="t")],
-    ),
     "reasoning that says nothing is passed over": (
         [{"type": "reasoning", "summary": []}, user("hi")],
         [user("hi")],
@@ -163,6 +157,16 @@ def test_items_become_messages(items: list[dict[str, Any]], messages: list[dict[
 @pytest.mark.parametrize(
     ("item", "name"),
     [
+        (user("hi") | {"name": "n"}, "input.message.name"),
+        ({"role": "assistant", "content": "x", "phase": "commentary"}, "input.message.phase"),
+        ({"role": "assistant", "content": [ANNOTATED]}, "input.output_text.annotations"),
+        (user([IMAGE | {"file_id": "f"}]), "input.input_image.file_id"),
+        ({"role": "assistant", "content": [{"type": "refusal", "refusal": "x", "why": "y"}]}, "input.refusal.why"),
+        (CALL | {"namespace": "n"}, "input.function_call.namespace"),
+        (OUTPUT | {"caller": {"type": "program", "caller_id": "c"}}, "input.function_call_output.caller"),
+        (THOUGHT | {"encrypted_content": "x"}, "input.reasoning.encrypted_content"),
+        (THOUGHT | {"summary": [{"type": "summary_text", "text": "s"}]}, "input.reasoning.summary"),
+        ({"type": "reasoning", "content": [{"type": "novelty", "image": "i"}]}, "input.reasoning.content.image"),
         ({"type": "web_search_call", "id": "w"}, "input.web_search_call"),
         ({"type": "custom_tool_call", "call_id": "c", "name": "n", "input": "i"}, "input.custom_tool_call"),
         ({"type": "a b"}, "input.other"),
@@ -198,6 +202,11 @@ def test_a_mistake_is_named_by_its_path(item: dict[str, Any], param: str) -> Non
     with pytest.raises(InvalidRequestBodyError) as caught:
         read(item)
     assert caught.value.param == param
+
+
+def test_the_reasoning_itself_is_read_rather_than_its_summary() -> None:
+    both = THOUGHT | {"summary": [{"type": "summary_text", "text": "s"}]}
+    assert read(both)[0] == [said("", reasoning_content="t")]
 
 
 def test_what_is_kept_on_a_server_cannot_be_referred_to() -> None:

@@ -61,6 +61,7 @@ def test_fields_become_chat_s(fields: dict[str, Any], chat: dict[str, Any]) -> N
         ({"reasoning": {"summary": "auto"}}, "reasoning.summary"),
         ({"text": {"verbosity": "low"}}, "text.verbosity"),
         ({"client_metadata": {"a": 1}}, "client_metadata"),
+        ({"text": {"format": {"type": "json_object", "schema": SCHEMA}}}, "text.format.schema"),
     ],
 )
 def test_what_cannot_be_carried_is_named(fields: dict[str, Any], name: str) -> None:

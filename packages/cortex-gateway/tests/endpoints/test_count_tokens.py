@@ -1,15 +1,21 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """POST /v1/messages/count_tokens through the gateway: asked of a node that has the model, and loading nothing."""
 
+import asyncio
 import json
 from typing import Any
 
 import pytest
 
 from cortex_core.catalogue import Model
+from cortex_core.control import ModelSpec
 from cortex_core.errors import ModelNotLoadedError, VisionUnsupportedError, write_openai
+from cortex_core.http.client import Client
 from cortex_core.node import ModelActivity
-from cortex_core.testing import make_state
+from cortex_core.testing import Scripted, make_state, serving
+from cortex_gateway.endpoints.counting import ask_each
+from cortex_gateway.routing.counting import Counters
+from cortex_gateway.routing.plan import Serve
 
 PATH = "/v1/messages/count_tokens"
 JSON = [(b"content-type", b"application/json")]
@@ -74,6 +80,8 @@ class Counting:
 
     def __init__(self, neuron: Any, status: int = 503, body: bytes | None = None) -> None:
         self.asked: list[Any] = []
+        self.gate = asyncio.Event()
+        self.gate.set()
         self._told = (status, body or write_openai(ModelNotLoadedError(model="m")))
         self._otherwise = neuron
 
@@ -87,6 +95,7 @@ class Counting:
             if not message.get("more_body"):
                 break
         self.asked.append(json.loads(raw))
+        await self.gate.wait()
         status, body = self._told
         await send({"type": "http.response.start", "status": status, "headers": JSON})
         await send({"type": "http.response.body", "body": body})
@@ -130,6 +139,35 @@ async def test_where_no_node_can_count_the_model_is_not_loaded(
     assert len(neuron.asked) == 1
     assert (answer.status, answer.json["error"]["code"]) == (529, "model_loading")
     assert answer.header(b"retry-after") == b"5"
+
+
+async def test_a_node_that_leaves_while_another_is_asked_is_passed_over(
+    fake: Any, start: Any
+) -> None:
+    slow, leaving = Counting(fake()), Counting(fake(), 200, TOKENS)
+    slow.gate.clear()
+    async with start(slow, leaving, models=ECHO) as fleet:
+        asked = asyncio.create_task(count(fleet))
+        while not slow.asked:
+            await asyncio.sleep(0)
+        await fleet.have(a=fleet.endpoint("a"))
+        while len(fleet.gateway.fleet.view().nodes) > 1:
+            await asyncio.sleep(0)
+        slow.gate.set()
+        answer = await asked
+    assert (answer.status, answer.json["error"]["code"]) == (529, "model_loading")
+
+
+async def test_all_that_are_asked_have_one_time_together() -> None:
+    silent = Scripted(lambda n: (200, JSON, [None]))
+    places = [Serve(node=name, model="m", model_id="m", reason="") for name in "ab"]
+    counters = Counters(spec=ModelSpec(model_id="m"), places=tuple(places))
+    async with serving(silent) as endpoint, asyncio.timeout(5):
+        client = Client(endpoint)
+        clients = {"a": client, "b": client}
+        assert await ask_each(clients, counters, [], lambda served: b"{}", 0.05) is None
+        await client.close()
+    assert len(silent.asked) == 1
 
 
 async def test_a_model_whose_engine_is_lost_is_counted_all_the_same(fake: Any, start: Any) -> None:

@@ -21,6 +21,7 @@ SSE = [(b"content-type", b"text/event-stream")]
 JSON = [(b"content-type", b"application/json")]
 ROLE = b'data: {"choices":[{"delta":{"role":"assistant"}}]}\n\n'
 ONE = b'data: {"choices":[{"delta":{"content":"one"}}]}\n\n'
+END = b'data: {"choices":[{"delta":{},"finish_reason":"stop"}]}\n\n'
 COMMENT = b': usage {"prompt_tokens":7,"completion_tokens":1,"total_tokens":8}\n\n'
 M = make_state("m")
 
@@ -118,7 +119,7 @@ async def test_a_stream_leaves_as_it_comes_and_without_the_neuron_s_comment(
     fake: Any, start: Any
 ) -> None:
     neuron, gate, seen = fake(M), asyncio.Event(), asyncio.Event()
-    neuron.answer = lambda n: (200, SSE, [ROLE, ONE, gate, COMMENT + sse.DONE])
+    neuron.answer = lambda n: (200, SSE, [ROLE, ONE, gate, END + COMMENT + sse.DONE])
 
     def note(message: Any) -> None:
         if message.get("body") and ONE in message["body"]:
@@ -130,7 +131,7 @@ async def test_a_stream_leaves_as_it_comes_and_without_the_neuron_s_comment(
             await seen.wait()
         gate.set()
         answer = await request
-        assert answer.body == ROLE + ONE + sse.DONE
+        assert answer.body == ROLE + ONE + END + sse.DONE
         lines = await fleet.metrics()
     assert 'cortex_prompt_tokens_total{model="m",node="a"} 7.0' in lines
     assert 'cortex_completion_tokens_total{model="m",node="a"} 1.0' in lines

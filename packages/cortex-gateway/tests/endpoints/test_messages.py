@@ -4,6 +4,8 @@
 import json
 from typing import Any
 
+import pytest
+
 from cortex_core.catalogue import Model
 from cortex_core.testing import make_state
 
@@ -60,6 +62,31 @@ async def test_a_whole_answer_is_a_message(fake: Any, start: Any) -> None:
     assert answer.json["content"][0]["text"] == "one"
     assert answer.json["stop_reason"] == "end_turn"
     assert answer.header(b"x-cortex-dropped") is None
+
+
+@pytest.mark.parametrize("version", [b"2023-06-01", b"2026-10-21"])
+@pytest.mark.parametrize("key", [(b"x-api-key", b"k"), (b"authorization", b"Bearer k")])
+@pytest.mark.parametrize("query", [b"", b"beta=true"])
+async def test_every_version_and_key_is_taken_with_the_beta_query_and_without(
+    fake: Any, start: Any, version: bytes, key: tuple[bytes, bytes], query: bytes
+) -> None:
+    neuron = fake(make_state("m"))
+    neuron.answer = lambda n: (200, JSON, [json.dumps(WHOLE).encode()])
+    sent = [(b"anthropic-version", version), (b"anthropic-beta", b"a-2026-01-01,b"), key]
+    async with start(neuron) as fleet:
+        body = json.dumps({"model": "m", **ASKED}).encode()
+        answer = await fleet.ask(path="/v1/messages", query=query, body=body, headers=sent)
+        listed = await fleet.get("/v1/models", headers=sent)
+    assert (answer.status, answer.json["content"][0]["text"]) == (200, "one")
+    assert listed["data"][0]["type"] == "model"
+    ((path, headers, _),) = neuron.asked
+    assert path == "/v1/chat/completions"
+    assert not headers.keys() & {
+        b"anthropic-version",
+        b"anthropic-beta",
+        b"x-api-key",
+        b"authorization",
+    }
 
 
 async def test_errors_have_anthropics_envelope_and_status(fake: Any, start: Any) -> None:

@@ -269,6 +269,18 @@ def test_a_drained_node_serves_nothing() -> None:
     check([node("a", M)], refuse("no_healthy_node", "a: is drained"), **drained)
 
 
+@pytest.mark.parametrize("status", ["loading", "unloading", "recovering"])
+def test_what_a_drained_node_has_on_its_way_is_not_waited_for(status: str) -> None:
+    drained: Any = {"drained": frozenset("a")}
+    away = refuse("no_healthy_node", "a: is drained")
+    coming = node("a", make_state("m", status))
+    check([coming, node("b")], load("b"), models=[ECHO], **drained)
+    check([coming], away, models=[ECHO], **drained)
+    check([coming], away, **drained)
+    ours: Any = {"loads": {("a", "m"): {}}, **drained}
+    check([node("a"), node("b")], load("b"), models=[ECHO], **ours)
+
+
 def test_beside_full_replicas_one_more_is_loaded_only_where_it_fits() -> None:
     busy = node("a", M, busy={"m": 3})
     check([busy, node("b", free_mb=20_000)], load("b", model=BIG), models=[BIG])
@@ -428,3 +440,19 @@ def test_an_adapter_of_two_models_is_nobodys() -> None:
     other = make_state("other", adapters={"pirate": "org/other"})
     refused = Refuse(code="model_not_found", model="pirate", reason="nobody declares or has it")
     check([node("a", ADAPTED, other)], refused, name="pirate")
+
+
+def test_on_nodes_that_are_shunned_nothing_comes_up_and_what_does_serves() -> None:
+    def decide(*nodes: NodeView, shunned: str) -> Decision:
+        return plan(
+            FleetView(nodes=nodes),
+            Catalogue(models=[ECHO]),
+            "m",
+            least_busy,
+            shunned=frozenset(shunned),
+        )
+
+    assert decide(node("a"), node("b"), shunned="a") == load("b")
+    assert isinstance(decide(node("a"), shunned="a"), Refuse)
+    assert decide(node("a", M), shunned="a") == serve("a")
+    assert isinstance(decide(node("a", make_state("m", "loading")), shunned="a"), Wait)

@@ -128,6 +128,7 @@ class Daemon:
         self.weights.close()
         for harness in self.harnesses.values():
             harness.close()
+        self.counters.close()
         if not await self.front.drained(self._config.drain_s):
             log.warning("requests cut", running=self.front.in_flight, waited_s=self._config.drain_s)
         stops = [harness.stop() for harness in self.harnesses.values()]

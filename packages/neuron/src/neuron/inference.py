@@ -114,15 +114,17 @@ class Inference:
         passing = PATHS[exchange.path](model_id)
         try:
             async with opening as reply:
-                # A stream's first bytes come with its first token: the prompt has been read.
-                exchange.notes |= self._free_memory(model_id)
+                if (
+                    reply.is_event_stream
+                ):  # its first bytes come with its first token: the prompt has been read
+                    exchange.notes |= self._free_memory(model_id)
                 watched = _Watched(reply, self, model_id, link, exchange.path)
                 await relay(exchange, watched, passing, _dropped(reply))
         except FleetError as error:
             raise await self.explain(error, model_id, link) from None
 
     def _free_memory(self, model_id: str) -> dict[str, object]:
-        """MiB that are free on the fullest of the model's devices, for the log."""
+        """MiB that are free on the fullest of the model's devices as last measured, for the log: a driver asked here could hang."""
         resident = self._residents.get(model_id)
         mine = resident.devices if resident else []
         devices = (d for d in self._measuring.devices() if d.index in mine)
@@ -170,8 +172,9 @@ class Inference:
         return WrongModalityError(model=model_id, path=path, capabilities=told, param="model")
 
     def note_end(self, exchange: Exchange, error: CortexError | None) -> None:
-        """Count a request that has ended."""
-        model = str(exchange.notes.get("model", UNKNOWN))
+        """Count a request that has ended. Ids come from clients: one that is not here has no series of its own."""
+        noted = str(exchange.notes.get("model", UNKNOWN))
+        model = noted if self._residents.get(noted) else UNKNOWN
         code = error.code if error else exchange.notes.get("error_code")
         if code is None and exchange.client_gone:
             code = "client_gone"

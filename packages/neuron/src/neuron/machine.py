@@ -65,7 +65,7 @@ def stopped_in(group: int) -> list[int]:
 
 def shared_memory_of(group: int) -> set[Path]:
     """Segments of shared memory, and semaphores, that processes of a group have mapped."""
-    mapped = {inode for pid, _ in group_members({group}) for inode in _mapped_inodes(pid)}
+    mapped = {inode for pid, _ in group_members({group}) for inode in mapped_inodes(pid)}
     if not mapped:
         return set()
     with os.scandir(SHARED_MEMORY) as entries:
@@ -80,8 +80,8 @@ def _state(pid: int) -> str | None:
         return None
 
 
-def _mapped_inodes(pid: int) -> set[int]:
-    """By inode: a semaphore is made under another name than the one that it has in the end."""
+def mapped_inodes(pid: int) -> set[int]:
+    """Of the segments that a process has. By inode: a semaphore is made under another name than it has in the end."""
     try:
         maps = (PROC / str(pid) / "maps").read_text()
     except OSError:

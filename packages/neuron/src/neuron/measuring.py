@@ -126,7 +126,10 @@ class Measuring:
             await asyncio.sleep(self._interval_s)
 
     async def measure(self) -> None:
-        """Measure once, in a thread: the driver may take its time. After `longest_s` the last measurement stands."""
+        """Measure once, in a thread: the driver may take its time.
+
+        After `longest_s` the last measurement stands, and nobody waits any more until the driver has answered.
+        """
         async with self._reading:
             residents = self._residents.all()
             groups = {r.pid for r in residents if r.pid is not None}
@@ -161,7 +164,8 @@ class Measuring:
         return asking.result()
 
     async def _answers(self, asking: asyncio.Future[Measurement]) -> bool:
-        await asyncio.wait({asking}, timeout=self._longest_s)
+        # Loads and wakes measure: one that is known to hang must not hold up each of them.
+        await asyncio.wait({asking}, timeout=0 if self._is_silent else self._longest_s)
         if self._is_silent == asking.done():
             self._is_silent = not asking.done()
             if self._is_silent:

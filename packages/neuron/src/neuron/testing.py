@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The test kit: a driver that says what it is told, and a daemon in this process with real engine hosts."""
+"""The test kit: a driver that says what it is told, a daemon in this process with real engine hosts, what those leave."""
 
 import asyncio
 import json
+import os
 import tempfile
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -15,6 +17,7 @@ from cortex_core.discovery import Device
 from cortex_core.http.client import Client, read_all
 from cortex_core.http.headers import Headers
 from cortex_core.testing import serving
+from neuron import machine
 from neuron.app import Daemon
 from neuron.config import Config, HarnessEntry
 from neuron.discovery import Driver, GpuReading, Gpus
@@ -143,3 +146,94 @@ async def serve(config: Config, gpus: Gpus | None = None) -> AsyncIterator[Serve
                     daemon.weights.close()
                     stops = [harness.stop() for harness in daemon.harnesses.values()]
                     await asyncio.gather(*stops, daemon.counters.stop())
+
+
+class Left(NamedTuple):
+    """What engines have of this machine and of the daemon, and could leave behind.
+
+    Attributes:
+        processes: whose parent this one is.
+        lost: processes of an engine that is to be gone.
+        descriptors: pipes, processes and unix sockets that are open. Not TCP: both ends of what a test asks are here.
+        folders: of engines, in the daemon's run_dir.
+        segments: shared memory that no living process has: another's engine, which lives, is no fault of ours.
+        models: that serve.
+        places: requests that run or wait at them.
+    """
+
+    processes: int
+    lost: int
+    descriptors: int
+    folders: int
+    segments: frozenset[str]
+    models: frozenset[str]
+    places: int
+
+    @classmethod
+    def look(cls, served: Served, lost: int | None = None) -> "Left":
+        """What there is now. `lost` is the process group of the engine that is to be gone."""
+        shared = next(iter(served.daemon.harnesses.values()))._shared  # noqa: SLF001 - tests look behind
+        links = shared.traffic._links  # noqa: SLF001
+        admissions = [a for link in links.values() for a in (link.admission, link.counting)]
+        return cls(
+            processes=len(_children()),
+            lost=len(machine.group_members({lost})) if lost else 0,
+            descriptors=len(_descriptors()),
+            folders=len(list(shared.run_dir.path.glob("engine-*"))),
+            segments=_orphaned_segments(),
+            models=frozenset(links),
+            places=sum(admission.running + admission.waiting for admission in admissions),
+        )
+
+    def more_than(self, before: "Left") -> list[str]:
+        """What there is more of. Less is no fault: a connection that was kept open is closed in the end."""
+        pairs: Iterable[tuple[str, Any, Any]] = zip(self._fields, self, before, strict=True)
+        return [name for name, now, then in pairs if not now <= then]
+
+    def figures(self) -> str:
+        """In numbers, for people."""
+        return f"{self.processes} processes, {self.descriptors} descriptors, {len(self.segments)} segments left"
+
+
+async def nothing_is_left(served: Served, before: Left, lost: int | None = None) -> None:
+    """Wait until there is no more than there was `before`; fails with what there is more of when that takes long."""
+    more = ["not looked yet"]
+    try:
+        async with asyncio.timeout(20):
+            while more := Left.look(served, lost).more_than(before):  # noqa: ASYNC110 - processes are looked at
+                await asyncio.sleep(0.05)
+    except TimeoutError:
+        now = Left.look(served, lost)
+        raise AssertionError(f"more {', '.join(more)} than before: {before}, now {now}") from None
+
+
+def _children() -> list[str]:
+    found: list[str] = []
+    for children in Path("/proc/self/task").glob("*/children"):
+        with suppress(OSError):  # the thread has ended
+            found += children.read_text().split()
+    return found
+
+
+def _descriptors() -> list[str]:
+    unix = {line.split()[6] for line in Path("/proc/net/unix").read_text().splitlines()[1:]}
+    names = [_target(entry) for entry in Path("/proc/self/fd").iterdir()]
+    return [
+        name
+        for name in names
+        if name.startswith(("pipe:", "anon_inode:[pidfd]")) or name.strip("socket:[]") in unix
+    ]
+
+
+def _target(entry: Path) -> str:
+    try:
+        return str(entry.readlink())
+    except OSError:  # closed meanwhile
+        return ""
+
+
+def _orphaned_segments() -> frozenset[str]:
+    there = {entry.inode(): entry.name for entry in os.scandir(machine.SHARED_MEMORY)}
+    pids = [int(entry.name) for entry in machine.PROC.glob("[0-9]*")]
+    mapped = {inode for pid in pids for inode in machine.mapped_inodes(pid)}
+    return frozenset(name for inode, name in there.items() if inode not in mapped)

@@ -38,8 +38,10 @@ class Link:
         self.admission = Admission()
         self.counting = Admission()
         self.used_s = time.monotonic()
-        self._idle = asyncio.Event()
+        # Nothing runs that generates, and nothing that is only counted.
+        self._idle, self._counted = asyncio.Event(), asyncio.Event()
         self._idle.set()
+        self._counted.set()
 
     @asynccontextmanager
     async def place(
@@ -59,6 +61,7 @@ class Link:
         """
         moved = asyncio.Event()
         admission = self.admission if generates else self.counting
+        ended = self._idle if generates else self._counted
         place = admission.enter(model, principal, moved.set)
         # Nothing may wait between `enter` and `try`: whoever leaves in between would keep the place for ever.
         try:
@@ -66,21 +69,29 @@ class Link:
                 await _wait(admission, model, place, moved)
             if place.stage is Stage.OUT:
                 raise TurnedAwayError
-            self._idle.clear()
+            ended.clear()
             yield
         finally:
             admission.leave(place)
             self.used_s = time.monotonic()
-            if not self.admission.running and not self.counting.running:
-                self._idle.set()
+            if not admission.running:
+                ended.set()
 
-    async def drained(self, within_s: float) -> bool:
-        """Turn away who waits, and wait until nothing runs; False: `within_s` was not enough."""
+    async def drained(self, within_s: float, *, counts: bool = True) -> bool:
+        """Turn away who waits, and wait until nothing runs; False: `within_s` was not enough.
+
+        Args:
+            within_s: seconds.
+            counts: whether requests that generate nothing matter; who sleeps can do them all the same.
+        """
         self.admission.turn_away()
-        self.counting.turn_away()
+        if counts:
+            self.counting.turn_away()
         try:
             async with asyncio.timeout(within_s):
                 await self._idle.wait()
+                if counts:
+                    await self._counted.wait()
         except TimeoutError:
             return False
         return True

@@ -2,6 +2,8 @@
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from neuron.harnesses.figures import CacheKind, Figures, read_figures
 
@@ -79,6 +81,8 @@ def test_the_part_about_text_counts_and_other_names_are_known() -> None:
         ({"layer_types": ["full_attention"] * 32, "sliding_window": 128}, CacheKind.FULL),
         ({"layer_types": ["full_attention", "sliding_attention"]}, CacheKind.MIXED),
         ({"layer_types": ["linear_attention", "full_attention"]}, CacheKind.MIXED),
+        ({"layer_types": 3}, CacheKind.FULL),
+        ({"layer_types": [["full_attention"]]}, CacheKind.MIXED),
         ({"full_attention_interval": 4}, CacheKind.MIXED),
         ({"is_encoder_decoder": True}, CacheKind.MIXED),
         ({"architectures": ["MambaModel"]}, CacheKind.MIXED),
@@ -114,9 +118,27 @@ def test_a_latent_cache_is_one_narrow_head() -> None:
         ({}, {"rope_parameters": {"full_attention": {"rope_type": "dynamic"}}}, None),
         ({}, {"max_position_embeddings": None}, None),
         ({"model_max_length": 8192}, {"max_position_embeddings": None}, None),
+        ({}, {"rope_scaling": "x"}, 131072),
+        ({}, {"rope_scaling": {"rope_type": ["yarn"]}}, None),
     ],
 )
 def test_the_context_is_what_the_model_was_made_for(
     tokenizer: dict[str, Any], changes: dict[str, Any], context: int | None
 ) -> None:
     assert read(tokenizer, **changes).context == context
+
+
+LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3)
+VALUES = st.recursive(
+    LEAVES, lambda each: st.lists(each) | st.dictionaries(st.text(max_size=3), each), max_leaves=4
+)
+NAMES = (
+    "architectures model_type text_config dtype torch_dtype num_hidden_layers hidden_size head_dim layer_types "
+    "rope_scaling rope_parameters sliding_window kv_lora_rank qk_rope_head_dim max_position_embeddings is_decoder"
+).split()
+
+
+@given(odd=st.dictionaries(st.sampled_from(NAMES), VALUES, min_size=1, max_size=3))
+def test_values_of_any_kind_are_read_without_a_fault(odd: dict[str, Any]) -> None:
+    read(**odd)
+    read_figures({"text_config": odd}, odd, {})

@@ -340,3 +340,15 @@ async def test_a_fault_of_ours_fails_one_model_and_no_other(served: Served) -> N
     with pytest.raises(LoadFailedError, match="we did not think of this"):
         await Broken(make_config(), served.echo._shared).load(make_echo("echo/bad"))
     assert served.status("echo/good") == "loaded"
+
+
+async def test_a_fault_of_ours_in_a_reload_ends_no_engine(served: Served) -> None:
+    class Broken(EchoHarness):
+        async def unload(self, model_id: str, *, force: bool = False) -> bool:
+            raise RuntimeError("we did not think of this")
+
+    broken = Broken(make_config(), served.echo._shared)
+    await broken.load(make_echo("echo/m"))
+    with pytest.raises(LoadFailedError, match="we did not think of this"):
+        await broken.reload("echo/m")
+    assert served.status("echo/m") == "loaded"

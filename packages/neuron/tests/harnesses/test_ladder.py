@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from structlog.testing import capture_logs
 
 from cortex_core.control import ModelSpec
 from cortex_core.errors import (
@@ -17,9 +18,12 @@ from cortex_core.errors import (
     ModelRecoveringError,
     WaitTimeoutError,
 )
+from cortex_core.http.client import read_all
+from cortex_core.node import DeviceHealth
+from neuron.discovery import Driver, GpuReading
 from neuron.harnesses.echo import EchoHarness
-from neuron.harnesses.run import Launch
-from neuron.testing import Served, make_config, make_echo, serve
+from neuron.harnesses.run import Launch, Run
+from neuron.testing import FakeGpus, Served, make_config, make_echo, make_gpu, serve
 
 pytestmark = pytest.mark.slow
 
@@ -147,13 +151,59 @@ async def test_what_does_not_wake_is_started_anew(served: Served) -> None:
     assert resident.failure.kind == "wake_failed"
 
 
-async def test_a_sleeper_that_dies_is_failed_and_takes_nobody_s_memory(served: Served) -> None:
+async def test_a_wake_that_hangs_is_noticed_by_what_the_last_one_took(served: Served) -> None:
     await served.load("echo/m")
+    served.echo._ladder._move_least_s = 0.3
     await served.echo.sleep("echo/m")
-    os.kill(served.host_pids[0], signal.SIGKILL)
-    await served.until_status("echo/m", "failed")
-    assert served.host_pids == []
-    assert (await served.load("echo/m"))["status"] == "loaded"
+    await served.echo.wake("echo/m")
+    await served.echo.sleep("echo/m")
+    (pid,) = served.host_pids
+    os.kill(pid, signal.SIGSTOP)
+    async with asyncio.timeout(5):
+        assert await served.echo.wake("echo/m")
+    resident = served.daemon.residents.get("echo/m")
+    assert resident is not None
+    assert resident.failure is not None
+    assert resident.failure.reason == "it did not wake: its engine took longer than 0.3 s"
+
+
+@pytest.mark.parametrize(
+    ("level", "last_s", "within_s"),
+    [(1, None, 300), (1, 0.5, 30), (1, 8, 80), (1, 90, 300), (2, 0.5, 300)],
+)
+async def test_a_move_may_take_a_multiple_of_what_it_took_last(
+    served: Served, level: int, last_s: float | None, within_s: float
+) -> None:
+    run = Run(make_echo("echo/m"))
+    run.sleep_level = level
+    assert served.echo._ladder._within_s(run, last_s) == within_s
+
+
+async def test_counting_does_not_hold_up_a_sleep() -> None:
+    async with serve(make_config(drain_s=30)) as served:
+        await served.load("echo/m")
+        link = served.echo._shared.traffic.find("echo/m")
+        assert link is not None
+        async with link.place("echo/m", generates=False):  # one count or another, all the time
+            async with asyncio.timeout(5):
+                assert await served.echo.sleep("echo/m")
+            assert served.status("echo/m") == "sleeping"
+            async with link.place("echo/m", generates=False):
+                pass
+
+
+async def test_a_sleep_that_frees_too_little_is_no_sleep() -> None:
+    reading = GpuReading(DeviceHealth(index=0, vram_used_mb=1, vram_free_mb=23_999), {})
+    async with serve(make_config(), FakeGpus(Driver(devices=[make_gpu()]), [reading])) as served:
+        harness = OnOneDevice(make_config(), served.echo._shared)
+        await harness.load(make_echo("echo/a"))
+        with capture_logs() as lines:
+            code, answer, _ = await served.post("/models/sleep", {"model_id": "echo/a"})
+        assert (code, answer["status"]) == (200, "unloaded")
+        told = [line["reason"] for line in lines if line["event"] == "model did not sleep"]
+        assert told == ["device 0 has 0 MiB more free, and 100 MiB were claimed"]
+        async with served.client.open("GET", "/metrics") as reply:
+            assert b"neuron_memory_leaks_total 1.0" in await read_all(reply)
 
 
 async def test_a_sleeper_can_be_unloaded(served: Served) -> None:
@@ -190,6 +240,11 @@ class OnOneDevice(EchoHarness):
         return msgspec.structs.replace(launch, devices=[0], claims_mb={0: 100})
 
 
+async def keep_few_asleep(harness: OnOneDevice) -> None:
+    """As when the time of all who sleep now has come."""
+    await harness._ladder._keep_few_asleep([r.id for r in harness._residents.all()])
+
+
 async def test_too_many_sleepers_on_a_device_and_the_oldest_goes(served: Served) -> None:
     harness = OnOneDevice(make_config(), served.echo._shared)
     harness._ladder._settle_s = 0.0
@@ -213,12 +268,49 @@ async def test_a_sleeper_that_another_makes_room_for_is_woken_and_not_given_up(
     for name in "abc":  # a slept longest, and is what c made room for
         await harness.sleep(f"echo/{name}")
     await harness.wake("echo/a")
-    await harness._ladder._keep_few_asleep()
+    await keep_few_asleep(harness)
     assert {r.id: r.status for r in served.daemon.residents.all()} == {
         "echo/a": "loaded",
         "echo/b": "sleeping",
         "echo/c": "sleeping",
     }
+
+
+async def test_sleeps_that_follow_closely_do_not_put_it_off(served: Served) -> None:
+    harness = OnOneDevice(make_config(), served.echo._shared)
+    harness._ladder._settle_s = 0.2
+    for name in "abc":
+        await harness.load(make_echo(f"echo/{name}"))
+        await harness.sleep(f"echo/{name}")
+    async with asyncio.timeout(5):
+        while len(served.daemon.residents.all()) == 3:
+            harness._ladder._settle_later()  # another one has fallen asleep
+            await asyncio.sleep(0.02)
+    assert len(harness._ladder._settling) < 30, "those that came are forgotten"
+    harness._ladder.close()
+
+
+async def test_who_falls_asleep_shortly_before_costs_nobody_his_place_yet(served: Served) -> None:
+    harness = OnOneDevice(make_config(), served.echo._shared)
+    for name in "abc":
+        await harness.load(make_echo(f"echo/{name}"))
+        await harness.sleep(f"echo/{name}")
+    await harness._ladder._keep_few_asleep(["echo/a", "echo/b"])  # who slept when the time began
+    assert len(served.daemon.residents.all()) == 3
+
+
+async def test_a_sleeper_that_looks_for_room_to_wake_is_not_given_up(served: Served) -> None:
+    harness = OnOneDevice(make_config(), served.echo._shared)
+    for name in "abc":
+        await harness.load(make_echo(f"echo/{name}"))
+        await harness.sleep(f"echo/{name}")
+    waking = asyncio.create_task(harness.wake("echo/a"))
+    await asyncio.sleep(0)  # its first step
+    assert served.status("echo/a") == "sleeping"
+    await keep_few_asleep(harness)
+    assert await waking
+    assert served.status("echo/a") == "loaded"
+    assert len(served.daemon.residents.all()) == 3
 
 
 async def test_as_many_sleepers_as_may_stay_all_stay(served: Served) -> None:
@@ -241,9 +333,9 @@ async def test_one_that_only_drains_is_no_sleeper_to_make_room() -> None:
         draining = asyncio.create_task(harness.sleep(busy))
         await served.until_status(busy, "sleeping")
         await harness.sleep("echo/a")
-        await harness._ladder._keep_few_asleep()
+        await keep_few_asleep(harness)
         await harness.sleep("echo/b")
-        await harness._ladder._keep_few_asleep()
+        await keep_few_asleep(harness)
         assert not running.done()
         assert (await running)[0] == 200
         await draining

@@ -19,10 +19,15 @@ from neuron import demo
 from neuron.config import Config, HarnessSettings, VllmSettings
 from neuron.discovery import Driver, GpuReading
 from neuron.harnesses.run import Launch
-from neuron.harnesses.vllm import VllmHarness, plan_environment
+from neuron.harnesses.vllm import VllmHarness, _cache_home, plan_environment
 from neuron.testing import FakeGpus, make_gpu, serve
 
 DEMO = ModelSpec(model_id="helexa/demo")
+COMPILED = {
+    "VLLM_CACHE_ROOT": "vllm",
+    "TORCHINDUCTOR_CACHE_DIR": "inductor",
+    "TRITON_CACHE_DIR": "triton",
+}
 
 
 @asynccontextmanager
@@ -182,6 +187,29 @@ async def test_two_loads_at_once_do_not_get_the_same_memory() -> None:
         assert sorted(
             await asyncio.gather(load("helexa/demo"), load("huggingface:helexa/demo"))
         ) == [False, True]
+
+
+async def test_what_is_compiled_is_kept_where_neuron_toml_says(tmp_path: Path) -> None:
+    launch = await plan(DEMO, compile_cache_dir=str(tmp_path))
+    assert {name: launch.environ[name] for name in COMPILED} == {
+        name: str(tmp_path / folder) for name, folder in COMPILED.items()
+    }
+    assert launch.spare is not None
+    assert {name: launch.spare.environ[name] for name in COMPILED} == {
+        name: launch.environ[name] for name in COMPILED
+    }, "a spare cannot be told later"
+
+
+@pytest.mark.parametrize(
+    ("environ", "home"),
+    [
+        ({"CACHE_DIRECTORY": "/var/cache/neuron", "XDG_CACHE_HOME": "/x"}, "/var/cache/neuron"),
+        ({"XDG_CACHE_HOME": "/x"}, "/x/neuron"),
+        ({}, "~/.cache/neuron"),
+    ],
+)
+def test_what_is_compiled_is_kept_over_restarts(environ: dict[str, str], home: str) -> None:
+    assert _cache_home(environ) == home
 
 
 def test_nothing_is_sent_home_and_nothing_is_looked_up(tmp_path: Path) -> None:

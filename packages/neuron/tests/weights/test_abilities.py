@@ -54,6 +54,8 @@ def test_the_demo_model_is_told_as_its_engine_tells_it() -> None:
         ({"config": {"architectures": ["BertForSequenceClassification"]}}, ["score", "rerank"]),
         ({"config": {"architectures": ["Unheard"]}}, []),
         ({"config": "no json", "tokenizer": "no json", "tokenizer_config": "[1]"}, []),
+        ({"config": "[" * 100_000, "tokenizer": '{"x":' * 100_000}, []),
+        ({"config": {**TALKS, "layer_types": 3, "rope_scaling": "x"}}, ["text"]),
         ({}, []),
     ],
 )  # fmt: skip

@@ -3,6 +3,7 @@
 
 import asyncio
 import os
+import resource
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -13,6 +14,7 @@ import pytest
 
 from cortex_core.control import ModelSpec
 from neuron.config import Config, HarnessEntry, HarnessSettings, SourceSettings, VllmSettings
+from neuron.harnesses.vllm import VllmHarness
 from neuron.testing import Served, make_echo, serve
 from neuron.weights.cache import Cache
 from neuron.weights.testing import FakeHub, Fault, make_model, open_hub
@@ -236,6 +238,32 @@ async def test_a_budget_evicts_what_was_used_least_and_is_not_pinned(tmp_path: P
         assert made.hub.count(f"large/resolve/x/{WEIGHTS}") == 0
 
 
+async def test_a_disk_that_is_full_is_told_to_all_and_no_other_model_notices(made: Made) -> None:
+    """By a limit on how large a file of the child may become: its writes fail as on a full disk."""
+    await made.served.load("echo/m")
+    made.hub.faults = [Fault(path=WEIGHTS, method="GET", pause_after=BIG // 2)]
+    pulling = asyncio.create_task(made.pull("org/name"))
+    loading = asyncio.create_task(made.load("org/name"))
+    await made.until_paused()
+    (flight,) = made.served.daemon.weights.downloads.all()
+    pid = flight.pid
+    assert pid
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (BIG // 2, BIG // 2))
+    made.hub.going_on.set()
+    while not (pulling.done() and loading.done()):
+        prompt = {"model": "echo/m", "prompt": "a"}
+        assert (await made.served.post("/v1/completions", prompt))[0] == 200
+    for status, body in (await pulling, (await loading)[:2]):
+        assert (status, body["error"]["code"]) == (422, "insufficient_disk")
+        assert "the disk is full" in body["error"]["message"]
+    assert is_gone(pid)
+    models = {model["id"]: model for model in await made.served.get("/models")}
+    assert models["echo/m"]["status"] == "loaded"
+    assert models["org/name"]["status"] == "failed"
+    assert "the disk is full" in models["org/name"]["last_error"]
+    assert (await made.pull("org/name"))[0] == 200, "there is room again"
+
+
 async def test_a_load_fetches_first_and_says_how_far_it_is(made: Made) -> None:
     made.hub.faults = [Fault(path=WEIGHTS, method="GET", pause_after=BIG // 2)]
     status, body, _ = await made.load("org/name", wait=False)
@@ -285,9 +313,12 @@ async def test_a_source_that_does_not_answer_is_worth_a_retry(tmp_path: Path) ->
         sources={"dead": dead}, default_source="dead", hf_cache=str(tmp_path), warm_spare=False
     )
     async with serve(Config(harness=HarnessSettings(vllm=vllm))) as served:
+        harness = served.daemon.harnesses["vllm"]
+        assert isinstance(harness, VllmHarness)
+        served.daemon.weights._retry_s, harness._first_answer_s = 0.05, 0.1
         answer = asyncio.create_task(served.post("/models/load", {"model_id": "a/b"}))
         status, body, _ = await served.post("/models/load", {"model_id": "a/b", "wait": False})
-        assert status == 202, "it is told before a gateway would give up"
+        assert (status, answer.done()) == (202, False), "it is told before a gateway would give up"
         status, body, headers = await answer
     assert (status, body["error"]["code"]) == (422, "repo_fetch_failed")
     assert headers[b"retry-after"] == b"30"
@@ -337,6 +368,25 @@ async def test_a_token_is_in_no_engine_s_environment(
         assert b"PATH=" in environ
         assert b"secret" not in environ
         assert b"another" not in environ
+
+
+async def test_a_model_with_odd_files_hides_no_other(tmp_path: Path) -> None:
+    folder = tmp_path / "models/org/odd"
+    folder.mkdir(parents=True)
+    config = b'{"architectures": ["LlamaForCausalLM"], "layer_types": 3, "rope_scaling": "x"}'
+    nested = b'{"weight_map":{"\xff":' + b"[" * 100_000
+    for name, content in {
+        **make_model(),
+        "config.json": config,
+        "tokenizer.json": nested,
+        "model.safetensors.index.json": nested,
+    }.items():
+        (folder / name).write_bytes(content)
+    async with make(tmp_path, model_dirs=[str(tmp_path / "models")]) as made:
+        report = await made.served.get("/weights")
+        assert [entry["id"] for entry in report["weights"]] == ["helexa/demo", "org/odd"]
+        status, body, _ = await made.load("org/odd")
+    assert (status, body["error"]["code"]) == (422, "corrupt_weights")
 
 
 async def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import msgspec
 from cortex_core.errors import UpstreamProtocolError, UpstreamTimeoutError
 from cortex_core.http.address import read_address
 from cortex_core.http.headers import Headers, read_retry_after
-from cortex_core.http.pool import Pool
+from cortex_core.http.pool import KEEP_IDLE_S, Pool
 
 T = TypeVar("T")
 
@@ -87,15 +87,17 @@ class Connections(Protocol):
         """Close all connections; requests in flight fail."""
 
 
-def build_connections(endpoint: str, headers: Headers) -> Connections:
+def build_connections(
+    endpoint: str, headers: Headers, keep_idle_s: float = KEEP_IDLE_S
+) -> Connections:
     """Those that know how to speak to an endpoint. `headers` are sent with every request."""
     address = read_address(endpoint)
     if address is None:
         # aiohttp takes a third of a daemon's start, which most daemons have no need of.
         from cortex_core.http.session import Session
 
-        return Session(endpoint, headers)
-    return Pool(endpoint, address, headers)
+        return Session(endpoint, headers, keep_idle_s=keep_idle_s)
+    return Pool(endpoint, address, headers, keep_idle_s=keep_idle_s)
 
 
 class Client:
@@ -105,14 +107,20 @@ class Client:
         endpoint: `http://host:port`, `https://…`, or `unix:/path`.
         idle_timeout_s: the longest silence between two reads; there is no total timeout.
         headers: sent with every request.
+        keep_idle_s: how long an idle connection is kept for the next request; shorter than the other end keeps it.
     """
 
     def __init__(
-        self, endpoint: str, *, idle_timeout_s: float = 300, headers: Headers | None = None
+        self,
+        endpoint: str,
+        *,
+        idle_timeout_s: float = 300,
+        headers: Headers | None = None,
+        keep_idle_s: float = KEEP_IDLE_S,
     ) -> None:
         self.endpoint = endpoint.rstrip("/")
         self._idle_timeout_s = idle_timeout_s
-        self._connections = build_connections(self.endpoint, headers or [])
+        self._connections = build_connections(self.endpoint, headers or [], keep_idle_s)
 
     def open(
         self,

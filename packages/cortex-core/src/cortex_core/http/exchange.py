@@ -173,8 +173,11 @@ class Exchange:
     async def start(self, status: int, fields: Iterable[tuple[bytes, bytes]]) -> None:
         """Send status and headers; ours are added."""
         self.status = status
-        own = (wire.REQUEST_ID.encode(), self.request_id.encode())
-        head = {"type": "http.response.start", "status": status, "headers": [*fields, own]}
+        number = self.request_id.encode()
+        own = [(wire.REQUEST_ID.encode(), number)]
+        if self._speaks_anthropic:
+            own.append((b"request-id", number))  # where its clients look for it
+        head = {"type": "http.response.start", "status": status, "headers": [*fields, *own]}
         try:
             await self._send(head)
         except OSError:
@@ -228,9 +231,13 @@ class Exchange:
             fields.append((b"allow", str(allowed).encode()))
         await self.answer(status, body, fields)
 
+    @property
+    def _speaks_anthropic(self) -> bool:
+        return self.path.startswith("/v1/messages") or self.header(b"anthropic-version") is not None
+
     def error_body(self, error: CortexError) -> tuple[int, bytes]:
         """Status and envelope of an error in the dialect that this request speaks."""
-        if self.path.startswith("/v1/messages") or self.header(b"anthropic-version"):
+        if self._speaks_anthropic:
             status = anthropic.status_of(error.status)
             return status, anthropic.write_error(error, self.request_id)
         return error.status, errors.write_openai(error)

@@ -13,8 +13,9 @@ HOP_BY_HOP = frozenset(
 CREDENTIALS = frozenset(b"authorization proxy-authorization x-api-key cookie".split())
 # Made anew on each hop. Compressed answers could not be read for usage, so none is asked for.
 _OWN_REQUEST = frozenset(b"host content-length expect accept-encoding x-request-id".split())
-_OWN_ANSWER = frozenset(b"content-length date server set-cookie x-request-id".split())
-_OURS = b"x-cortex-"
+_OWN_ANSWER = frozenset(b"content-length date server set-cookie x-request-id request-id".split())
+# What gateway and neurons say to each other is nobody else's business.
+OURS = b"x-cortex-"
 # Says how the client wants to be spoken to; the next hop is asked in OpenAI's dialect, and must answer in it.
 _SPEECH = b"anthropic-"
 
@@ -27,7 +28,7 @@ def to_upstream(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
         if name not in HOP_BY_HOP
         and name not in CREDENTIALS
         and name not in _OWN_REQUEST
-        and not name.startswith((_OURS, _SPEECH))
+        and not name.startswith((OURS, _SPEECH))
     ]
 
 
@@ -37,7 +38,7 @@ def to_client(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
     return [
         (name, value)
         for name, value in lowered
-        if name not in HOP_BY_HOP and name not in _OWN_ANSWER and not name.startswith(_OURS)
+        if name not in HOP_BY_HOP and name not in _OWN_ANSWER and not name.startswith(OURS)
     ]
 
 

@@ -8,12 +8,17 @@ from cortex_core.errors import (
     CortexError,
     FleetError,
     InvalidRequestBodyError,
+    RateLimitExceededError,
     UpstreamProtocolError,
+    WaitTimeoutError,
 )
 from cortex_core.http import headers
 from cortex_core.http.client import RefusedError, Reply, read_all
 from cortex_core.http.exchange import Exchange
 from cortex_core.http.headers import Headers
+
+# What a server means that is no neuron, and has words of its own, as llama-server's `503` for "Loading model".
+_BUSY: dict[int, type[CortexError]] = {429: RateLimitExceededError, 503: WaitTimeoutError}
 
 
 class Passing(Protocol):
@@ -122,7 +127,7 @@ async def relay(
     fields = [*headers.to_client(reply.headers), *extra]
     has_begun = exchange.status is not None
     if not reply.is_event_stream and has_begun:
-        raise retell(RefusedError(reply.status, await read_all(reply)))
+        raise retell(RefusedError(reply.status, await read_all(reply), reply.headers))
     if not reply.is_event_stream:
         status, body = passing.whole(reply.status, await read_all(reply))
         await exchange.answer(status, body, fields)
@@ -144,11 +149,11 @@ async def relay(
 
 
 def retell(refused: RefusedError) -> CortexError:
-    """An upstream's refusal as an error of ours, of the same code and in its words where we know the code."""
-    kind = _find_kind(CortexError, refused.code)
+    """An upstream's refusal as an error of ours, in its words: of its code where we know that; else one who is busy is that."""
+    kind = _find_kind(CortexError, refused.code) or _BUSY.get(refused.status)
     if kind is not None:
         error = kind.__new__(kind)
-        error.facts, error.param, error.retry_after_s = refused.facts, None, None
+        error.facts, error.param, error.retry_after_s = refused.facts, None, refused.retry_after_s
         error.args = (refused.message,)
         return error
     if refused.status < 500:

@@ -27,11 +27,15 @@ class Session:
     Args:
         endpoint: `https://host:port` and the like, or `unix:/path`.
         headers: sent with every request.
+        keep_idle_s: how long an idle one is kept.
     """
 
-    def __init__(self, endpoint: str, headers: Headers) -> None:
+    def __init__(
+        self, endpoint: str, headers: Headers, *, keep_idle_s: float = KEEP_IDLE_S
+    ) -> None:
         self._endpoint = endpoint
         self._headers = headers
+        self._keep_idle_s = keep_idle_s
         self._session: aiohttp.ClientSession | None = None
         self._is_closed = False
 
@@ -99,9 +103,9 @@ class Session:
     def _build_connector(self) -> aiohttp.BaseConnector:
         if self._endpoint.startswith("unix:"):
             return aiohttp.UnixConnector(
-                self._endpoint.removeprefix("unix:"), limit=0, keepalive_timeout=KEEP_IDLE_S
+                self._endpoint.removeprefix("unix:"), limit=0, keepalive_timeout=self._keep_idle_s
             )
-        return aiohttp.TCPConnector(limit=0, limit_per_host=0, keepalive_timeout=KEEP_IDLE_S)
+        return aiohttp.TCPConnector(limit=0, limit_per_host=0, keepalive_timeout=self._keep_idle_s)
 
     def _url(self, path: str) -> yarl.URL:
         base = "http://engine" if self._endpoint.startswith("unix:") else self._endpoint

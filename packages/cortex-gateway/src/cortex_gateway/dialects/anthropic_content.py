@@ -6,7 +6,7 @@
 | text | text; an unknown block that has a text is read as one |
 | image | `image_url`: base64 as a `data:` URI, a URL as it is |
 | document | text, with its title and context before it; its images as images. A PDF or a file id is refused |
-| search_result | text, with its title and source before it |
+| search_result | text, with its title and source before it; its images as images |
 | tool_use | one of the message's `tool_calls`, its input as a JSON string |
 | tool_result | a `tool` message before the rest of its turn; its images go with the rest |
 | thinking | `reasoning_content`; its signature is not looked at |
@@ -36,9 +36,14 @@ _CARRIED = {
     "document": ("type", "source", "title", "context"),
     "search_result": ("type", "source", "title", "content"),
     "thinking": ("type", "thinking", "signature"),
-    # `caller` says that the model itself called, which is the only way here.
-    "tool_use": ("type", "id", "name", "input", "caller"),
+    "tool_use": ("type", "id", "name", "input"),
     "tool_result": ("type", "tool_use_id", "content", "is_error"),
+}
+_SOURCES = {
+    "base64": ("type", "media_type", "data"),
+    "text": ("type", "media_type", "data"),
+    "url": ("type", "url"),
+    "content": ("type", "content"),
 }
 
 
@@ -113,8 +118,13 @@ def _read_parts(block: Block, dropped: Dropped, turn: str) -> list[Part]:
     reader = _READERS.get(block.kind)
     if reader is not None:
         dropped.note_rest(block.fields, _CARRIED[block.kind], block.kind)
-        return reader(block, dropped)
+        parts = reader(block, dropped)
+        if turn != "user" and any(part["type"] != "text" for part in parts):
+            dropped.note(turn, "image")
+            parts = [part for part in parts if part["type"] == "text"]
+        return parts
     if isinstance(block.fields.get("text"), str):
+        dropped.note_rest(block.fields, _CARRIED["text"], block.kind)
         return _text(block.fields["text"])
     dropped.note(block.kind)
     return []
@@ -128,10 +138,18 @@ def _read_text(block: Block, _dropped: Dropped) -> list[Part]:
     return _text(require(block.fields.get("text"), str, f"{block.path}.text"))
 
 
-def _read_image(block: Block, _dropped: Dropped) -> list[Part]:
+def _read_source(block: Block, dropped: Dropped) -> tuple[dict[str, Any], str, str]:
+    """Where an image or a document comes from, of which kind that is, and where in the request it stands."""
     path = f"{block.path}.source"
     source = require(block.fields.get("source"), dict, path)
-    match require(source.get("type"), str, f"{path}.type"):
+    kind = require(source.get("type"), str, f"{path}.type")
+    dropped.note_rest(source, _SOURCES.get(kind, ()), block.kind, "source")
+    return source, kind, path
+
+
+def _read_image(block: Block, dropped: Dropped) -> list[Part]:
+    source, kind, path = _read_source(block, dropped)
+    match kind:
         case "base64":
             media_type = require(source.get("media_type"), str, f"{path}.media_type")
             url = f"data:{media_type};base64,{require(source.get('data'), str, f'{path}.data')}"
@@ -143,13 +161,11 @@ def _read_image(block: Block, _dropped: Dropped) -> list[Part]:
 
 
 def _read_document(block: Block, dropped: Dropped) -> list[Part]:
-    path = f"{block.path}.source"
-    source = require(block.fields.get("source"), dict, path)
+    source, kind, path = _read_source(block, dropped)
     head = [
         optional(block.fields.get(name), str, f"{block.path}.{name}")
         for name in ("title", "context")
     ]
-    kind = require(source.get("type"), str, f"{path}.type")
     if kind == "content":
         body = _read_inner(source.get("content"), f"{path}.content", dropped)
     else:
@@ -193,7 +209,8 @@ def _read_search_result(block: Block, dropped: Dropped) -> list[Part]:
     ]
     body = _read_inner(block.fields.get("content"), f"{block.path}.content", dropped)
     texts = [part["text"] for part in body if part["type"] == "text"]
-    return _text("\n".join([*head, "", *texts]))
+    images = [part for part in body if part["type"] != "text"]
+    return _text("\n".join([*head, "", *texts])) + images
 
 
 _READERS = {

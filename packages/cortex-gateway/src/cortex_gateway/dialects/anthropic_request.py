@@ -215,11 +215,14 @@ def _write_format(fields: dict[str, Any], dropped: Dropped) -> dict[str, Any]:
     wanted, path = config.get("format"), "output_config.format"
     if wanted is None:
         wanted, path = fields.get("output_format"), "output_format"
+    else:
+        dropped.note_rest({"output_format": fields.get("output_format")}, ())
     wanted = optional(wanted, dict, path)
     if wanted is None:
         return {}
     if wanted.get("type") != "json_schema":
         raise invalid(f"{path}.type", "must be `json_schema`")
+    dropped.note_rest(wanted, ("type", "schema"), *path.split("."))
     schema = require(wanted.get("schema"), dict, f"{path}.schema")
     named = {"name": "output", "schema": schema, "strict": True}
     return {"response_format": {"type": "json_schema", "json_schema": named}}

@@ -30,7 +30,13 @@ def write_tools(fields: dict[str, Any], dropped: Dropped) -> dict[str, Any]:
     choice = optional(fields.get("tool_choice"), dict, "tool_choice")
     some_dropped = len(offered) > len(tools)
     chat = {} if choice is None else _write_choice(choice, names, some_dropped, dropped)
-    return {"tools": tools, **chat} if tools else {}
+    if tools:
+        return {"tools": tools, **chat}
+    if chat.get("tool_choice") == "none":
+        dropped.note("tool_choice")
+    if "parallel_tool_calls" in chat:
+        dropped.note("tool_choice", "disable_parallel_tool_use")
+    return {}
 
 
 def _write_tool(tool: dict[str, Any], path: str, dropped: Dropped) -> dict[str, Any] | None:
@@ -56,8 +62,9 @@ def _write_choice(
     choice: dict[str, Any], names: set[str], some_dropped: bool, dropped: Dropped
 ) -> dict[str, Any]:
     """`names` are the tools that remain; `some_dropped` others of the request do not."""
-    dropped.note_rest(choice, ("type", "name", "disable_parallel_tool_use"), "tool_choice")
     kind = require(choice.get("type"), str, "tool_choice.type")
+    carried = ["type", "disable_parallel_tool_use", *(["name"] if kind == "tool" else [])]
+    dropped.note_rest(choice, carried, "tool_choice")
     chat: dict[str, Any] = {}
     if kind == "tool":
         name = require(choice.get("name"), str, "tool_choice.name")

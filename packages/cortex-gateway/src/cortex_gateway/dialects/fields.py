@@ -19,6 +19,10 @@ _WORDS: dict[type, str] = {
 # The names go into a response header: a client must not be able to write its own there, nor fill it up.
 _SAFE = re.compile(r"[A-Za-z0-9_-]{1,64}")
 MAX_DROPPED_NAMES = 32
+# No field has this name: there was more than a header should hold.
+AND_MORE = "..."
+# What says nothing: the last is that the model itself called a tool, and no program, as is always so here.
+_NOTHING: tuple[Any, ...] = (None, [], {"type": "direct"})
 
 
 class Dropped:
@@ -26,24 +30,27 @@ class Dropped:
 
     def __init__(self) -> None:
         self._names: dict[str, None] = {}
+        self._has_more = False
 
     def note(self, *path: str) -> None:
         """One field or block that goes no further; a part of the path that is no plain word becomes `other`."""
         name = ".".join(part if _SAFE.fullmatch(part) else "other" for part in path)
         if len(self._names) < MAX_DROPPED_NAMES:
             self._names[name] = None
+        elif name not in self._names:
+            self._has_more = True
 
     def note_rest(self, fields: dict[str, Any], carried: Iterable[str], *path: str) -> None:
         """Every field that holds something and is not among the carried ones."""
         for name in fields.keys() - set(carried):
-            if fields[name] not in (None, []):
+            if fields[name] not in _NOTHING:
                 # Claude Code moves this one from block to block each turn: where it stood says nothing.
                 self.note(name) if name == "cache_control" else self.note(*path, name)
 
     @property
     def names(self) -> list[str]:
-        """The names, sorted: a set's order differs from run to run."""
-        return sorted(self._names)
+        """The names, sorted: a set's order differs from run to run. Last a mark, where there were too many."""
+        return [*sorted(self._names), *([AND_MORE] if self._has_more else [])]
 
 
 def invalid(path: str, reason: str) -> InvalidRequestBodyError:

@@ -5,11 +5,11 @@
 |---|---|
 | a string | one message of the user |
 | message, with its type or without | a message; system and developer are hoisted into one leading system message: templates refuse others |
-| reasoning | `reasoning_content` of the turn; without a readable text it is passed over |
+| reasoning | `reasoning_content` of the turn, its content or else its summary; without a readable text it is passed over |
 | function_call | one of the turn's `tool_calls` |
 | function_call_output | a `tool` message; its images go with the user's next turn |
 | item_reference | refused: it names what is kept on a server |
-| what is not known | dropped, and reported |
+| what is not known, and fields beyond these | dropped, and reported |
 
 Neighbouring items of the model are one turn, as they were generated. To add one: a row here, a case in `add`. Pure.
 """
@@ -29,6 +29,20 @@ _SYSTEM = ("system", "developer")
 _ROLES = (*_SYSTEM, "user", "assistant")
 _TEXTS = {"input_text": "text", "output_text": "text", "text": "text", "refusal": "refusal"}
 _NOT_KEPT = "item_reference"
+# How a server called an item, and how it ended there: no model is told that.
+_LABELS = ("type", "id", "status")
+# What an item, or a part, may hold without anything getting lost.
+_ITEMS = {
+    "message": (*_LABELS, "role", "content"),
+    "reasoning": (*_LABELS, "content", "summary"),
+    "function_call": (*_LABELS, "call_id", "name", "arguments"),
+    "function_call_output": (*_LABELS, "call_id", "output"),
+}
+_OF_TEXT = ("type", "text")
+_PARTS = {
+    **{kind: ("type", field) for kind, field in _TEXTS.items()},
+    "input_image": ("type", "image_url", "detail"),
+}
 
 
 class Conversation:
@@ -51,6 +65,8 @@ class Conversation:
         kind = require(kind, str, f"{path}.type")
         if kind == _NOT_KEPT:
             raise ChainedConversationError(field=_NOT_KEPT, param=path)
+        if carried := _ITEMS.get(kind):
+            self._dropped.note_rest(item, carried, "input", kind)
         match kind:
             case "message":
                 self._add_message(item, path)
@@ -92,19 +108,23 @@ class Conversation:
             turn["content"] = (turn["content"] or "") + text
 
     def _add_reasoning(self, item: Fields, path: str) -> None:
-        texts = [
-            require(part, dict, f"{path}.{name}").get("text")
-            for name in ("content", "summary")
-            for part in optional(item.get(name), list, f"{path}.{name}") or []
-        ]
         # The whole where it was shown, else its summary; what another server encrypted is of use there alone.
-        shown = len(item.get("content") or ()) or None
-        thought = "".join(text for text in texts[:shown] if isinstance(text, str))
-        if thought:
+        thought = self._read_thought(item, "content", path)
+        summary = self._read_thought(item, "summary", path)
+        if thought and summary:
+            self._dropped.note("input", "reasoning", "summary")
+        if thought or summary:
             turn = self._turn()
-            turn["reasoning_content"] = turn.get("reasoning_content", "") + thought
-        elif item.get("encrypted_content"):
-            self._dropped.note("input", "reasoning", "encrypted_content")
+            turn["reasoning_content"] = turn.get("reasoning_content", "") + (thought or summary)
+
+    def _read_thought(self, item: Fields, name: str, path: str) -> str:
+        texts = []
+        for part in optional(item.get(name), list, f"{path}.{name}") or []:
+            text = require(part, dict, f"{path}.{name}").get("text")
+            carried = _OF_TEXT if isinstance(text, str) else ("type",)
+            self._dropped.note_rest(part, carried, "input", "reasoning", name)
+            texts += [text] if isinstance(text, str) else []
+        return "".join(texts)
 
     def _add_call(self, item: Fields, path: str) -> None:
         function = {
@@ -151,6 +171,8 @@ class Conversation:
 
     def _read_part(self, part: Fields, path: str) -> list[Fields]:
         kind = require(part.get("type"), str, f"{path}.type")
+        if carried := _PARTS.get(kind):
+            self._dropped.note_rest(part, carried, "input", kind)
         if field := _TEXTS.get(kind):
             text = require(part.get(field), str, f"{path}.{field}")
             return [{"type": "text", "text": text}] if text else []

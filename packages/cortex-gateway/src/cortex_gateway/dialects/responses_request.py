@@ -155,7 +155,10 @@ def _write_format(fields: Fields, dropped: Dropped) -> Fields:
     text = optional(fields.get("text"), dict, "text") or {}
     dropped.note_rest(text, ("format",), "text")
     wanted = optional(text.get("format"), dict, "text.format") or {"type": "text"}
-    match require(wanted.get("type"), str, "text.format.type"):
+    kind = require(wanted.get("type"), str, "text.format.type")
+    if kind != "json_schema":
+        dropped.note_rest(wanted, ("type",), "text", "format")
+    match kind:
         case "text":
             return {}
         case "json_object":

@@ -45,6 +45,8 @@ def write_tools(fields: Fields, tools: list[Fields], dropped: Dropped) -> Fields
     parallel = optional(fields.get("parallel_tool_calls"), bool, "parallel_tool_calls")
     if tools and parallel is not None:
         chat["parallel_tool_calls"] = parallel
+    elif parallel is False:
+        dropped.note("parallel_tool_calls")
     return chat
 
 
@@ -58,7 +60,7 @@ def _write_choice(choice: object, tools: list[Fields], dropped: Dropped) -> Fiel
     if isinstance(choice, str):
         if choice not in _CHOICES:
             raise invalid("tool_choice", f"must be one of {', '.join(_CHOICES)}, or an object")
-        if not tools and choice == "required":
+        if not tools and choice != "auto":
             dropped.note("tool_choice")
         return {"tool_choice": choice} if tools else {}
     wanted = require(choice, dict, "tool_choice")
@@ -67,6 +69,7 @@ def _write_choice(choice: object, tools: list[Fields], dropped: Dropped) -> Fiel
         return _write_allowed(wanted, tools, dropped)
     name = wanted.get("name")
     if kind == "function" and name in _names(tools):
+        dropped.note_rest(wanted, ("type", "name"), "tool_choice")
         return {"tool_choice": {"type": "function", "function": {"name": name}}}
     dropped.note("tool_choice")
     return {}
@@ -80,6 +83,7 @@ def _write_allowed(wanted: Fields, tools: list[Fields], dropped: Dropped) -> Fie
     if not allowed:
         dropped.note("tool_choice")
         return {}
+    dropped.note_rest(wanted, ("type", "mode", "tools"), "tool_choice")
     mode = optional(wanted.get("mode"), str, "tool_choice.mode") or "auto"
     return {"tools": allowed, **_write_choice(mode, allowed, dropped)}
 

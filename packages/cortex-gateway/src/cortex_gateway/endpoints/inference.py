@@ -121,22 +121,23 @@ class Inference:
         if found is None:
             return False
         overhead_s = turn.overhead_s
-        for served in found.places:
-            body = turn.dialect.write(turn.body, turn.asked, served.model_id)
-            counted = await counting.ask(
-                self._clients[served.node], found.spec, turn.request_headers(), body
-            )
-            if counted is None:
-                continue
-            self._dispatcher.note_served(turn, served)
-            meter = turn.dialect.meter(served.node, time.monotonic)
-            passing = turn.dialect.translate(meter, turn.exchange.request_id, turn.asked)
-            status, out = passing.whole(counted.status, counted.body)
-            extra = turn.answer_headers(served, overhead_s, counted.headers)
-            await turn.exchange.answer(status, out, [*counted.headers, *extra])
-            self._note_done(turn, served, meter, has_ended=True)
-            return True
-        return False
+        told = await counting.ask_each(
+            self._clients,
+            found,
+            turn.request_headers(),
+            lambda served: turn.dialect.write(turn.body, turn.asked, served.model_id),
+        )
+        if told is None:
+            return False
+        served, counted = told
+        self._dispatcher.note_served(turn, served)
+        meter = turn.dialect.meter(served.node, time.monotonic)
+        passing = turn.dialect.translate(meter, turn.exchange.request_id, turn.asked)
+        status, out = passing.whole(counted.status, counted.body)
+        extra = turn.answer_headers(served, overhead_s, counted.headers)
+        await turn.exchange.answer(status, out, [*counted.headers, *extra])
+        self._note_done(turn, served, meter, has_ended=True)
+        return True
 
     async def _end_open(self, turn: Turn, error: CortexError) -> None:
         """Tell an error in a stream whose headers have gone out, and nothing else."""
@@ -221,7 +222,8 @@ class Inference:
                     if other := self._dispatcher.elsewhere(turn, served, reason, lost=lost):
                         return other
                     body = await read_all(reply)
-                    if self._dispatcher.fall_back(turn, retell(RefusedError(reply.status, body))):
+                    refused = RefusedError(reply.status, body, reply.headers)
+                    if self._dispatcher.fall_back(turn, retell(refused)):
                         return _Anew.ANEW
                     reply = _Whole(reply, body)
                 if reply.status == REFUSES_US:

@@ -129,20 +129,25 @@ def plan(
     choose: Policy,
     avoid: frozenset[str] = NOBODY,
     *,
+    shunned: frozenset[str] = NOBODY,
     may_hold: bool = True,
     eviction: EvictionSettings = _RULES,
     now_s: float = 0.0,
 ) -> Decision:
-    """Say what becomes of a request for `name`, which may be an alias or fit a pattern of them. Nodes in `avoid` do not serve.
+    """Say what becomes of a request for `name`, which may be an alias or fit a pattern of them.
+
+    Nodes in `avoid` do not serve; on those in `shunned` nothing is brought up for it.
 
     Without `may_hold` the request waits for nothing, since that was in vain: steps 2 and 4 to 6 are left out.
 
     1. Replicas are ready and not full: serve from the one that `choose` names.
-    2. It is loading or waking somewhere, or leaving: wait for the end of that.
+    2. It is loading or waking somewhere, or leaving: wait for the end of that. What a drained node has on its way is not
+       waited for.
     3. Its engine is being restarted, and nobody else has it: refuse, `model_recovering`.
     4. It sleeps where there is room, or is declared and could be loaded where there is room: wake or load it there.
-       Beside full replicas only where it did not fail before.
-    5. There is room after others made it: displace them, then wake or load it there. Beside full replicas nobody goes.
+       Beside full replicas only where it did not fail before. Of places that are equal else, where that takes less time.
+    5. There is room after others made it: displace them, then wake or load it there, where least is lost and, of what is
+       equal else, all of it takes least time, as measured there. Beside full replicas nobody goes.
     6. Who has the room may not go yet, or it is another's turn: wait for room.
     7. Every replica is full: serve from one of them. The neuron counts better than we do, and refuses with its numbers.
     8. Nobody declares it, and it does not sleep anywhere: refuse, as `_refuse_undeclared` says.
@@ -164,15 +169,16 @@ def plan(
     ready = [view.replica(r) for r in there if view.serves(r) and r.node.name not in avoid]
     if free := [replica for replica in ready if not replica.is_full]:  # 1
         return _serve(choose(free), entry, adapter, "ready")
-    if may_hold and (waiting := _wait(view, there, names, entry)):  # 2
+    usable = [resident for resident in there if resident.node.name not in view.drained]
+    if may_hold and (waiting := _wait(view, usable, names, entry)):  # 2
         return waiting
-    if not ready and (back := _with_status(there, ModelStatus.RECOVERING)):  # 3
+    if not ready and (back := _with_status(usable, ModelStatus.RECOVERING)):  # 3
         return Refuse(
             code="model_recovering", model=names[0], node=back.node.name, reason="the engine failed"
         )
     options = NO_OPTIONS
     if may_hold:
-        options = find_options(view, catalogue, model_id, eviction, now_s)
+        options = find_options(view, catalogue, model_id, eviction, now_s, shunned)
         if coming := _bring_up(entry, names[0], options, beside_full=bool(ready)):  # 4, 5
             return coming
         if not ready and (queue := _queue(names[0], options)):  # 6
@@ -219,7 +225,9 @@ def _serve(replica: Replica, entry: Model | None, adapter: str | None, reason: s
 def _wait(
     view: FleetView, there: list[Resident], names: tuple[str, ...], entry: Model | None
 ) -> Wait | None:
-    ours = sorted(place for place in view.loads if place[1] in names)
+    ours = sorted(
+        place for place in view.loads if place[1] in names and place[0] not in view.drained
+    )
     if ours:
         node, model_id = ours[0]
         return Wait(node=node, model=names[0], model_id=model_id, reason="a load is under way")

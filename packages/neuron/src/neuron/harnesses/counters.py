@@ -6,6 +6,7 @@ another model's sake.
 """
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -48,6 +49,7 @@ class Counter:
         settled: it counts, or has failed.
         link: how it is reached; None: it does not count yet, or no longer.
         error: why it failed; None: it has not.
+        failed_s: when that was; monotonic seconds. Who asks meanwhile does not put off the next attempt.
         users: how many count by it, or wait to.
         used_s: when the last of them left; monotonic seconds.
         task: lives its life; None: it has not begun.
@@ -59,6 +61,7 @@ class Counter:
         self.settled = asyncio.Event()
         self.link: Link | None = None
         self.error: CortexError | None = None
+        self.failed_s = -math.inf
         self.users = 0
         self.used_s = time.monotonic()
         self.task: asyncio.Task[None] | None = None
@@ -152,7 +155,7 @@ class Counters:
         self._all = [
             counter
             for counter in self._all
-            if counter.is_running or (counter.error is not None and counter.used_s > since_s)
+            if counter.is_running or (counter.error is not None and counter.failed_s > since_s)
         ]
 
     def _make_room(self, model: str) -> None:
@@ -187,6 +190,7 @@ class Counters:
         if counter.settled.is_set():  # it counted before, and another will
             return
         node = self._shared.found.hostname
+        counter.failed_s = time.monotonic()
         counter.error = LoadFailedError(
             model=counter.model, node=node, load_kind=kind, reason=reason
         )
@@ -234,9 +238,18 @@ class Counters:
             tasks.create_task(self._shared.spares.refill(spare))
         return host
 
+    def close(self) -> None:
+        """Start no other, and end those that come up: who waits for one is told at once. Who counts goes on."""
+        self._closing = True
+        for counter in self._all:
+            if not counter.settled.is_set() and counter.task is not None:
+                counter.error = ShuttingDownError(daemon="neuron")
+                counter.settled.set()
+                counter.task.cancel()
+
     async def stop(self) -> None:
         """End them all, and start no other."""
-        self._closing = True
+        self.close()
         tasks = [counter.task for counter in self._all if counter.task is not None]
         for task in tasks:
             task.cancel()

@@ -2,6 +2,7 @@
 """What a model's config.json and the headers of its weights say of its size. Pure.
 
 Whoever writes a config.json has names of his own for things; the ones that are read here are those that vLLM reads.
+What is of another kind than it should be tells nothing.
 """
 
 from collections.abc import Mapping
@@ -120,6 +121,14 @@ def _first_word(value: object) -> str | None:
     return value[0] if isinstance(value, list) and value and isinstance(value[0], str) else None
 
 
+def _words(value: object) -> list[str]:
+    return [str(each) for each in value] if isinstance(value, list) else []
+
+
+def _mapping(value: object) -> Mapping[str, Any] | None:
+    return value if isinstance(value, Mapping) and value else None
+
+
 def _dtype(config: Mapping[str, Any]) -> str | None:
     value = config.get("dtype") or config.get("torch_dtype")
     return value if isinstance(value, str) else None
@@ -144,7 +153,7 @@ def _cache_kind(
         return CacheKind.MIXED
     latent = _number(text, "kv_lora_rank") and _number(text, "qk_rope_head_dim")
     uneven = [name for name in _UNEVEN if text.get(name) and not (latent and name == "v_head_dim")]
-    kinds = text.get("layer_types") or []
+    kinds = _words(text.get("layer_types"))
     if uneven or set(kinds) - {"full_attention"} or (not kinds and _slides(text)):
         return CacheKind.MIXED
     return CacheKind.LATENT if latent else CacheKind.FULL
@@ -161,13 +170,17 @@ _LONGEST = (
     "max_seq_length", "seq_len",
 )  # fmt: skip
 # With these `max_position_embeddings` is the whole length; with others it is to be multiplied, or chosen.
-_PLAIN_ROPES = frozenset({None, "default", "llama3", "yarn", "deepseek_yarn", "mrope"})
+_PLAIN_ROPES = frozenset({"default", "llama3", "yarn", "deepseek_yarn", "mrope"})
+
+
+def _is_plain(kind: object) -> bool:
+    return kind is None or (isinstance(kind, str) and kind in _PLAIN_ROPES)
 
 
 def _context(text: Mapping[str, Any], tokenizer: Mapping[str, Any]) -> int | None:
-    ropes = text.get("rope_parameters") or text.get("rope_scaling") or {}
+    ropes = _mapping(text.get("rope_parameters")) or _mapping(text.get("rope_scaling")) or {}
     each = ropes.values() if all(isinstance(v, Mapping) for v in ropes.values()) else [ropes]
-    if any(rope.get("rope_type", rope.get("type")) not in _PLAIN_ROPES for rope in each):
+    if any(not _is_plain(rope.get("rope_type", rope.get("type"))) for rope in each):
         return None
     lengths = [length for name in _LONGEST if (length := _number(text, name))]
     if not lengths:

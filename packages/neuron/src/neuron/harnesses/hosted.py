@@ -19,12 +19,13 @@ from cortex_core.errors import (
     WaitTimeoutError,
 )
 from cortex_core.node import ModelActivity, ModelState, ModelStatus
+from neuron.harnesses.failures import failure_error
 from neuron.harnesses.freeing import freed_too_little, undisturbed
 from neuron.harnesses.ladder import Ladder
 from neuron.harnesses.life import Life
 from neuron.harnesses.run import Launch, Run, Shared
 from neuron.harnesses.specs import check_spec
-from neuron.residents import Resident
+from neuron.residents import Failure, Resident
 
 log = logs.get(__name__)
 
@@ -173,6 +174,10 @@ class Hosted(ABC):
         except CortexError as error:
             log.warning("model not reloaded", model=spec.model_id, reason=error.message)
             return error
+        except Exception as error:  # a fault of ours must not end the other engines
+            log.exception("unhandled fault", model=spec.model_id)
+            fault = Failure(kind="internal_error", reason=repr(error))
+            return failure_error(spec.model_id, self._shared.found.hostname, fault)
         return None
 
     async def _end(self, run: Run) -> None:

@@ -7,7 +7,7 @@ does not wake is started anew.
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 
 import msgspec
 
@@ -33,8 +33,11 @@ log = logs.get(__name__)
 
 _ENCODE = msgspec.json.Encoder()
 
-# Weights of hundreds of GiB are copied in this time; an engine that hangs is told by its heartbeat.
+# Weights of hundreds of GiB are copied, or read from their files, in this time. While they move an engine's heartbeat
+# says nothing, so that one which hangs is told by this alone: it is shortened to so many times what the same took last.
 MOVE_S = 300.0
+MOVE_TIMES = 10
+MOVE_LEAST_S = 30.0
 # A model may be put to sleep so that a sleeper can wake: who is one too many is unloaded when this has passed.
 SETTLE_S = 10.0
 # Host memory that stays free beside the weights of a sleeping model.
@@ -54,12 +57,15 @@ class Ladder:
         self._residents = shared.residents
         self._unload = unload
         self._settle_s = SETTLE_S
-        self._settling: asyncio.TimerHandle | None = None
+        self._move_least_s = MOVE_LEAST_S
+        self._settling: list[asyncio.TimerHandle] = []
+        self._closed = False
 
     def close(self) -> None:
         """The daemon stops: nobody makes room any more."""
-        if self._settling is not None:
-            self._settling.cancel()
+        self._closed = True
+        for timer in self._settling:
+            timer.cancel()
 
     async def sleep(self, run: Run, *, force: bool) -> bool:
         """Put a model to sleep, or unload it where it does not; False: it sleeps already.
@@ -107,7 +113,7 @@ class Ladder:
 
     async def _drain(self, run: Run, link: Link, *, force: bool) -> None:
         drain_s = 0.0 if force else self._shared.drain_s
-        if await link.drained(drain_s):
+        if await link.drained(drain_s, counts=False):
             return
         if (
             self._shared.status(run) is not ModelStatus.SLEEPING
@@ -131,7 +137,10 @@ class Ladder:
                 if self._shared.status(run) is not ModelStatus.SLEEPING:
                     return
                 began_s = time.monotonic()
-                await _ask(link, SLEEP_PATH, _ENCODE.encode(SleepOrder(level=self._level(run))))
+                run.sleep_level = self._level(run)
+                order = _ENCODE.encode(SleepOrder(level=run.sleep_level))
+                within_s = self._within_s(run, self._residents.costs.find(model_id).sleep_s)
+                await _ask(link, SLEEP_PATH, order, within_s)
                 if self._shared.status(run) is not ModelStatus.SLEEPING:
                     return
                 self._residents.note_asleep(model_id)
@@ -155,32 +164,47 @@ class Ladder:
         needed_mb = (run.launch.weights_mb if run.launch else 0) + HOST_RESERVE_MB
         return 2 if free_mb is not None and free_mb < needed_mb else 1
 
+    def _within_s(self, run: Run, last_s: float | None) -> float:
+        """How long a move may take that took `last_s` when it was last done. Level 2 reads files, which may be on a slow disk."""
+        if last_s is None or run.sleep_level == 2:
+            return MOVE_S
+        return min(max(MOVE_TIMES * last_s, self._move_least_s), MOVE_S)
+
     def _settle_later(self) -> None:
-        self.close()
+        """By a timer of its own for each sleep, with those who slept by then: later sleeps do not put it off."""
+        if self._closed:
+            return
+        asleep = frozenset(r.id for r in self._residents.all() if r.status is ModelStatus.SLEEPING)
+        loop = asyncio.get_running_loop()
+        ahead = [timer for timer in self._settling if timer.when() > loop.time()]
+        self._settling = [*ahead, loop.call_later(self._settle_s, self._settle, asleep)]
 
-        def settle() -> None:
-            self._shared.tasks.create_task(self._keep_few_asleep())
+    def _settle(self, asleep: Collection[str]) -> None:
+        self._shared.tasks.create_task(self._keep_few_asleep(asleep))
 
-        self._settling = asyncio.get_running_loop().call_later(self._settle_s, settle)
-
-    async def _keep_few_asleep(self) -> None:
-        """Unload who sleeps longest on a device that has too many sleepers."""
+    async def _keep_few_asleep(self, among: Collection[str]) -> None:
+        """Unload who sleeps longest on a device that has too many sleepers, of those named."""
         try:
-            for _ in self._residents.all():
-                if (surplus := self._find_surplus()) is None:
+            for _ in among:
+                if (surplus := self._find_surplus(among)) is None:
                     return
                 log.info("sleeper makes room", model=surplus.id, devices=surplus.devices)
                 await self._unload(surplus.id)
         except Exception:  # a fault of ours must not end the other engines
             log.exception("unhandled fault")
 
-    def _find_surplus(self) -> Resident | None:
-        residents = self._residents.all()
+    def _find_surplus(self, among: Collection[str]) -> Resident | None:
+        residents = [r for r in self._residents.all() if r.id in among and not self._wakes(r)]
         for device in {index for resident in residents for index in resident.devices}:
             sleepers = [resident for resident in residents if _sleeps_on(resident, device)]
             if len(sleepers) > self._shared.max_sleeping:
                 return min(sleepers, key=lambda resident: resident.began_s)
         return None
+
+    def _wakes(self, resident: Resident) -> bool:
+        """Whether somebody waits for it: it still says that it sleeps while it looks for room."""
+        run = self._shared.runs.get(resident.id)
+        return run is None or not run.settled.is_set()
 
     def begin_wake(self, run: Run) -> None:
         """Wake a sleeping model, or one that is falling asleep; `run.settled` tells how that went."""
@@ -221,7 +245,8 @@ class Ladder:
                 if self._shared.status(run) is not ModelStatus.LOADING:
                     return
                 began_s = time.monotonic()
-                await _ask(link, WAKE_PATH, b"{}")
+                within_s = self._within_s(run, self._residents.costs.find(model_id).wake_s)
+                await _ask(link, WAKE_PATH, b"{}", within_s)
         except (CortexError, _MoveError) as error:
             if self._shared.status(run) is ModelStatus.LOADING:
                 run.lose(Failure(kind="wake_failed", reason=f"it did not wake: {error}"))
@@ -251,11 +276,11 @@ class _MoveError(Exception):
     """The engine did not do it; the message says why."""
 
 
-async def _ask(link: Link, path: str, body: bytes) -> None:
+async def _ask(link: Link, path: str, body: bytes, within_s: float) -> None:
     try:
-        async with asyncio.timeout(MOVE_S), link.client.open("POST", path, body=body) as reply:
+        async with asyncio.timeout(within_s), link.client.open("POST", path, body=body) as reply:
             answer = await read_all(reply)
     except TimeoutError:
-        raise _MoveError(f"its engine took longer than {MOVE_S:.0f} s") from None
+        raise _MoveError(f"its engine took longer than {within_s:g} s") from None
     if reply.status != 200:
         raise _MoveError(answer.decode("utf-8", "replace"))

@@ -176,9 +176,8 @@ class Life:
                 log.debug("step", model=self._id, rank=rank, vram_free_mb=free_mb)
 
     def _read_failed(self, message: Failed) -> Failure:
-        for number, step in enumerate(message.logits):  # the first one reads the prompt
-            phase = "decode" if number else "prefill"
-            log.warning("logits unsound", model=self._id, phase=phase, **step)
+        for step in message.logits:
+            log.warning("logits unsound", model=self._id, **step)
         return Failure(kind=message.kind, reason=message.message)
 
     def _note_ready(self, launch: Launch, ready: Ready) -> None:

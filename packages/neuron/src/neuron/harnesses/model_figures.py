@@ -29,6 +29,7 @@ class _Index(msgspec.Struct):
 _READ_HEADER = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _READ_TENSOR = msgspec.json.Decoder(_Tensor)
 _READ_INDEX = msgspec.json.Decoder(_Index)
+_UNREADABLE = (OSError, struct.error, msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 def read_model(path: Path) -> Figures:
@@ -66,7 +67,7 @@ def _read_index(file: Path) -> set[str]:
         return {
             Path(name).name for name in _READ_INDEX.decode(file.read_bytes()).weight_map.values()
         }
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+    except _UNREADABLE:
         return set()
 
 
@@ -81,7 +82,7 @@ def _read_safetensors(file: Path) -> dict[str, int] | None:
         for tensor in map(_READ_TENSOR.decode, tensors.values()):
             begin, end = tensor.data_offsets
             found[tensor.dtype] = found.get(tensor.dtype, 0) + end - begin
-    except (OSError, struct.error, msgspec.DecodeError, UnicodeDecodeError):
+    except _UNREADABLE:
         return None
     return found
 
@@ -89,6 +90,6 @@ def _read_safetensors(file: Path) -> dict[str, int] | None:
 def _read_json(file: Path) -> Mapping[str, Any]:
     try:
         read: Mapping[str, Any] = msgspec.json.decode(file.read_bytes(), type=dict[str, Any])
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+    except _UNREADABLE:
         return {}
     return read

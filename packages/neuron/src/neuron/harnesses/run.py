@@ -67,6 +67,7 @@ class Run:
         error: why it does not serve; None: it does, or it is not known yet.
         moving: held by who has it sleep or wake.
         launch: how it was last started; None: that is not decided yet.
+        sleep_level: at which it sleeps, or slept last.
         host: its process; None: there is none now.
         doom: why its process is being killed; None: it is not.
     """
@@ -80,6 +81,7 @@ class Run:
         self.error: CortexError | None = None
         self.moving = asyncio.Lock()
         self.launch: Launch | None = None
+        self.sleep_level = 1
         self.host: HostProcess | None = None
         self.doom: Failure | None = None
         self.task: asyncio.Task[None] | None = None

@@ -49,6 +49,7 @@ class VllmHarness(Hosted):
         super().__init__(shared)
         self._settings = config.harness.vllm
         self._fitting = Fitting(self._settings, shared)
+        self._first_answer_s = FIRST_ANSWER_S
 
     async def plan_launch(self, spec: ModelSpec) -> Launch:
         _as_refused(spec, lambda: check_engine_args(spec.engine_args or {}))
@@ -175,7 +176,7 @@ class VllmHarness(Hosted):
         if progress.total_bytes:
             planned.set()
         elif not planned.is_set():
-            asyncio.get_running_loop().call_later(FIRST_ANSWER_S, planned.set)
+            asyncio.get_running_loop().call_later(self._first_answer_s, planned.set)
 
     def _engine_settings(self, placement: Placement) -> dict[str, Any]:
         on_cpu = self._shared.platform == "cpu"

@@ -25,7 +25,7 @@ class StartFailedError(Exception):
 class PoisonedError(Exception):
     """The engine goes on, and what it computes is no longer sound. `logits` as in messages.Failed."""
 
-    def __init__(self, message: str, logits: list[dict[str, float]] | None = None) -> None:
+    def __init__(self, message: str, logits: list[dict[str, Any]] | None = None) -> None:
         super().__init__(message)
         self.logits = logits or []
 

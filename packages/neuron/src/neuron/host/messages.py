@@ -88,13 +88,14 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True, tag="failed"):
         kind: as in LoadRefusedError, or `engine_start_failed`, `engine_died`, `engine_poisoned`.
         message: the true cause, in words for whoever asked.
         suggestion: what to do about it; may be empty.
-        logits: of a poisoned engine: the health of its logits, one dict of figures per step that was looked at.
+        logits: of a poisoned engine: the health of its logits, one dict of figures per step that was looked at; `phase` there
+            says whether the step read prompts, wrote, or both: prefill, decode, mixed.
     """
 
     kind: str
     message: str
     suggestion: str = ""
-    logits: list[dict[str, float]] = []
+    logits: list[dict[str, Any]] = []
 
 
 class Counts(msgspec.Struct, frozen=True, kw_only=True):

@@ -38,6 +38,8 @@ class _Tokenizer(msgspec.Struct):
 
 
 _READ_TOKENIZER = msgspec.json.Decoder(_Tokenizer)
+# Files come from whoever wrote the model; one that is nested without end must not be the end of a list of all of them.
+_UNREADABLE = (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 def read_abilities(folder: Path) -> Abilities:
@@ -76,7 +78,7 @@ def _added_tokens(folder: Path, tokenizer: Mapping[str, Any]) -> Iterator[str]:
     """Words that are one token each: what was added to a vocabulary, as markers are."""
     try:
         told = _READ_TOKENIZER.decode((folder / _TOKENIZER).read_bytes())
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+    except _UNREADABLE:
         told = _Tokenizer()
     yield from (each.content for each in told.added_tokens)
     decoder = tokenizer.get("added_tokens_decoder")
@@ -103,7 +105,7 @@ def _template(folder: Path, tokenizer: Mapping[str, Any]) -> str:
 def _read_json(file: Path) -> Mapping[str, Any]:
     try:
         read: Mapping[str, Any] = msgspec.json.decode(file.read_bytes(), type=dict[str, Any])
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+    except _UNREADABLE:
         return {}
     return read
 

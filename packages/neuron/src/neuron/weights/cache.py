@@ -195,7 +195,12 @@ def _is_readable(path: Path) -> bool:
 def _indexed(index: Path) -> Iterable[str]:
     try:
         return set(_READ_INDEX.decode(index.read_bytes()).weight_map.values())
-    except (OSError, msgspec.DecodeError):  # that it is broken is told by who loads it
+    except (
+        OSError,
+        msgspec.DecodeError,
+        UnicodeDecodeError,
+        RecursionError,
+    ):  # that it is broken is told by who loads it
         return []
 
 

@@ -27,7 +27,7 @@ class Fetch(msgspec.Struct, frozen=True, kw_only=True, tag="fetch"):
     quant: str | None = None
     revision: str = "main"
     with_gguf: bool = True
-    wait_s: float = 1.0
+    wait_s: float
 
 
 class Go(msgspec.Struct, frozen=True, kw_only=True, tag="go"):

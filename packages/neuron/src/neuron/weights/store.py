@@ -26,6 +26,8 @@ from neuron.weights.sources import Sources
 
 log = logs.get(__name__)
 
+# Before the first retry of what a source does not answer.
+RETRY_S = 1.0
 # Errors of downloads are kept to be looked at; ids come from clients, so there is a bound.
 MAX_ERRORS = 32
 _ALLOW = "Put them there (`model_dirs` in neuron.toml adds directories), or allow downloads."
@@ -70,6 +72,7 @@ class Weights:
         )
         self._noting = asyncio.Lock()
         self._errors: OrderedDict[str, str] = OrderedDict()
+        self._retry_s = RETRY_S
 
     def close(self) -> None:
         """End the downloads under way, and begin no more. What was fetched stays."""
@@ -223,6 +226,7 @@ class Weights:
             cache_dir=str(place.source.cache_dir),
             quant=quant,
             with_gguf=with_gguf,
+            wait_s=self._retry_s,
         )
         self._errors.pop(place.id, None)
         try:

@@ -54,9 +54,58 @@ def test_instructions_are_part_of_the_prompt() -> None:
     assert (usage.prompt_tokens, usage.completion_tokens) == (4, 2)
 
 
-def test_nothing_is_thought_or_called_here() -> None:
-    answer = plan(EchoOptions(reasoning=True, tools=True), input="a")
+def test_nothing_is_thought_here() -> None:
+    answer = plan(EchoOptions(reasoning=True), input="a")
     assert (answer.thinking, answer.call, answer.tokens) == ([], None, ["a"])
+
+
+TOOLS = [
+    {"type": "web_search"},
+    {"type": "function", "name": "f", "parameters": {"properties": {"a": {"type": "string"}}}},
+]
+CALLED = {
+    "id": "fc_0123",
+    "type": "function_call",
+    "status": "completed",
+    "arguments": '{"a":"one"}',
+    "call_id": "call_0123",
+    "name": "f",
+}
+
+
+def test_the_first_function_is_called_whole_and_streamed() -> None:
+    answer = plan(EchoOptions(tools=True), input="one", tools=TOOLS)
+    whole = json.loads(ResponsesWriter().whole(HEAD, answer))
+    assert whole["output"] == [CALLED]
+    data = stream(answer)
+    assert [d["type"] for d in data] == [
+        "response.created",
+        "response.in_progress",
+        "response.output_item.added",
+        "response.function_call_arguments.delta",
+        "response.function_call_arguments.done",
+        "response.output_item.done",
+        "response.completed",
+    ]
+    assert [d["sequence_number"] for d in data] == list(range(7))
+    assert data[2]["item"] == {**CALLED, "status": "in_progress", "arguments": ""}
+    assert data[3]["delta"] == data[4]["arguments"] == CALLED["arguments"]
+    assert data[5]["item"] == CALLED
+    assert data[6]["response"] == whole
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"input": "a"},
+        {"input": "a", "tools": TOOLS[:1]},
+        {"input": "a", "tools": TOOLS, "tool_choice": "none"},
+        {"input": [{"type": "function_call_output", "call_id": "1", "output": "a"}], "tools": TOOLS},
+    ],
+)  # fmt: skip
+def test_nothing_is_called_without_need(fields: dict[str, Any]) -> None:
+    answer = plan(EchoOptions(tools=True), **fields)
+    assert (answer.call, answer.tokens) == (None, ["a"])
 
 
 @pytest.mark.parametrize(
@@ -67,6 +116,7 @@ def test_nothing_is_thought_or_called_here() -> None:
         ({"input": [{"content": "a"}]}, InvalidRequestBodyError),
         ({"input": [{"role": "user", "content": 3}]}, InvalidRequestBodyError),
         ({"input": "a", "max_output_tokens": -1}, InvalidRequestBodyError),
+        ({"input": "a", "tools": [{"type": "function"}]}, InvalidRequestBodyError),
     ],
 )
 def test_what_cannot_be_answered_is_the_client_s_mistake(

@@ -61,6 +61,32 @@ def test_both_names_of_reasoning_are_taken_in(message: Any, expected: Any) -> No
     assert plan({"messages": [message]})[0]["messages"] == [expected]
 
 
+def call(*arguments: Any) -> dict[str, Any]:
+    named = {"name": "f", **({"arguments": arguments[0]} if arguments else {})}
+    return {"role": "assistant", "tool_calls": [{"id": "c", "function": named}]}
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        (call({"a": "ü"}), call('{"a":"ü"}')),
+        (call(None), call("{}")),
+        (call(), call("{}")),
+        (call('{"a": 1}'), call('{"a": 1}')),
+        (call(7), call(7)),
+        ({"role": "assistant", "tool_calls": None, "name": None}, {"role": "assistant"}),
+        ({"role": "assistant", "content": None}, {"role": "assistant", "content": None}),
+        ({"role": "tool", "content": None}, {"role": "tool", "content": ""}),
+        ({"role": "user", "content": None}, {"role": "user", "content": ""}),
+        ({"role": "user"}, {"role": "user"}),
+        ({"role": "assistant", "tool_calls": ["x", {"function": 7}]}, {"role": "assistant", "tool_calls": ["x", {"function": 7}]}),
+        ("x", "x"),
+    ],
+)  # fmt: skip
+def test_what_lenient_clients_write_is_read_as_by_the_book(message: Any, expected: Any) -> None:
+    assert plan({"messages": [message]})[0]["messages"] == [expected]
+
+
 def test_the_request_that_came_is_left_as_it_was() -> None:
     fields = {"messages": [{"reasoning_content": "x"}]}
     plan(fields)

@@ -50,7 +50,16 @@ def test_what_every_model_has_is_missing(model: Path, missing: str) -> None:
 
 @pytest.mark.parametrize(
     "content",
-    [WHOLE[:-1], WHOLE + b"x", WHOLE[:20], WHOLE[:4], b"", b"no weights at all" * 9, bytes(16)],
+    [
+        WHOLE[:-1],
+        WHOLE + b"x",
+        WHOLE[:20],
+        WHOLE[:4],
+        b"",
+        b"no weights at all" * 9,
+        bytes(16),
+        WHOLE.replace(b'"a"', b'"\xff"'),
+    ],
 )
 def test_weights_that_are_none_or_cut_off(model: Path, content: bytes) -> None:
     (model / "model.safetensors").write_bytes(content)
@@ -59,8 +68,28 @@ def test_weights_that_are_none_or_cut_off(model: Path, content: bytes) -> None:
     assert "model.safetensors" in message
 
 
-def test_a_config_that_is_no_json(model: Path) -> None:
-    (model / "config.json").write_text("{")
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("[1]", "config.json is no object"),
+        ('{"layer_types": 3}', "`layer_types` in config.json is no list"),
+        ('{"rope_scaling": "x"}', "`rope_scaling` in config.json is no object"),
+        ('{"text_config": [1]}', "`text_config` in config.json is no object"),
+    ],
+)
+def test_a_config_that_says_things_of_another_kind(model: Path, content: str, reason: str) -> None:
+    (model / "config.json").write_text(content)
+    assert refused(model) == ("corrupt_weights", reason)
+
+
+def test_nothing_said_is_no_fault_of_a_config(model: Path) -> None:
+    (model / "config.json").write_text('{"layer_types": null, "rope_scaling": false}')
+    check_files(model)
+
+
+@pytest.mark.parametrize("content", ["{", "[" * 100_000])
+def test_a_config_that_is_no_json(model: Path, content: str) -> None:
+    (model / "config.json").write_text(content)
     kind, message = refused(model)
     assert kind == "corrupt_weights"
     assert "config.json" in message

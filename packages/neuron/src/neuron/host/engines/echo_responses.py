@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """OpenAI's Responses, as an echo engine speaks them: what is asked as a conversation, and the answer's events.
 
-Text alone: whatever the model's id asks for, nothing is thought and no tool is called here. Pure.
+Texts and calls: whatever the model's id asks for, nothing is thought here. Pure.
 """
 
 from collections.abc import Iterator
@@ -12,17 +12,19 @@ import msgspec
 from cortex_core import sse
 from cortex_core.errors import ChainedConversationError, InvalidRequestBodyError
 from cortex_core.openai import StreamOptions, Usage
-from neuron.host.engines.echo_answer import Answer, ChatAsked, Message, plan_chat
+from neuron.host.engines.echo_answer import Answer, ChatAsked, Function, Message, Tool, plan_chat
 from neuron.host.engines.echo_options import EchoOptions
 from neuron.host.engines.echo_wire import Head
 
 _ENCODE = msgspec.json.Encoder()
-# created, in_progress, output_item.added, content_part.added
-_OPENING_EVENTS = 4
+# created, in_progress
+_OPENING_EVENTS = 2
+# output_item.added, content_part.added
+_ITEM_EVENTS = 2
 
 
 class ResponsesAsked(msgspec.Struct, frozen=True):
-    """What an echo engine reads of a request. `input` is a text, or a list of items."""
+    """What an echo engine reads of a request. `input` is a text, or a list of items; of the tools it has functions."""
 
     input: str | list[dict[str, Any]]
     instructions: str | None = None
@@ -30,6 +32,8 @@ class ResponsesAsked(msgspec.Struct, frozen=True):
     stream_options: StreamOptions | None = None
     max_output_tokens: int | None = None
     previous_response_id: str | None = None
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: str | dict[str, Any] | None = None
     model: str | None = None
 
 
@@ -42,9 +46,20 @@ def plan_response(asked: ResponsesAsked, options: EchoOptions) -> Answer:
     """
     if asked.previous_response_id is not None:
         raise ChainedConversationError(field="previous_response_id", param="previous_response_id")
-    plain = msgspec.structs.replace(options, reasoning=False, tools=False)
-    chat = ChatAsked(messages=_read_messages(asked), max_tokens=asked.max_output_tokens)
-    return plan_chat(chat, plain)
+    chat = ChatAsked(
+        messages=_read_messages(asked),
+        max_tokens=asked.max_output_tokens,
+        tools=[_read_tool(tool) for tool in asked.tools or () if tool.get("type") == "function"],
+        tool_choice=asked.tool_choice,
+    )
+    return plan_chat(chat, msgspec.structs.replace(options, reasoning=False))
+
+
+def _read_tool(tool: dict[str, Any]) -> Tool:
+    try:
+        return Tool(msgspec.convert(tool, Function))
+    except msgspec.ValidationError as error:
+        raise InvalidRequestBodyError(reason=str(error), param="tools") from None
 
 
 def _read_messages(asked: ResponsesAsked) -> list[Message]:
@@ -78,45 +93,65 @@ class ResponsesWriter:
 
     def open(self, head: Head) -> bytes:
         begun = _response(head, None)
-        part = {"item_id": _item_id(head), "output_index": 0, "content_index": 0, "part": _part("")}
-        return b"".join(
-            [
-                _event(0, "response.created", response=begun),
-                _event(1, "response.in_progress", response=begun),
-                _event(2, "response.output_item.added", output_index=0, item=_item(head, None)),
-                _event(3, "response.content_part.added", **part),
-            ]
+        return _events(
+            0,
+            ("response.created", {"response": begun}),
+            ("response.in_progress", {"response": begun}),
         )
 
     def parts(self, head: Head, answer: Answer) -> Iterator[bytes]:
-        place = {"item_id": _item_id(head), "output_index": 0, "content_index": 0}
-        for number, token in enumerate(answer.tokens, _OPENING_EVENTS):
+        at = _OPENING_EVENTS
+        if answer.call:
+            item = _call_item(head, (answer.call[0], ""), "in_progress")
+            yield _events(at, ("response.output_item.added", {"output_index": 0, "item": item}))
+            delta = {"item_id": item["id"], "output_index": 0, "delta": answer.call[1]}
+            yield _events(at + 1, ("response.function_call_arguments.delta", delta))
+            return
+        place = _place(head)
+        begun = _events(
+            at,
+            ("response.output_item.added", {"output_index": 0, "item": _item(head, None)}),
+            ("response.content_part.added", {**place, "part": _part("")}),
+        )
+        for number, token in enumerate(answer.tokens, at + _ITEM_EVENTS):
             delta = {**place, "delta": token, "logprobs": []}
-            yield _event(number, "response.output_text.delta", **delta)
+            yield begun + _events(number, ("response.output_text.delta", delta))
+            begun = b""
 
     def close(self, head: Head, answer: Answer) -> bytes:
-        at = _OPENING_EVENTS + len(answer.tokens)
-        place = {"item_id": _item_id(head), "output_index": 0, "content_index": 0}
+        item, response = _item(head, answer), _response(head, answer)
+        last: list[tuple[str, dict[str, Any]]] = [
+            ("response.output_item.done", {"output_index": 0, "item": item}),
+            (f"response.{response['status']}", {"response": response}),
+        ]
+        at = _OPENING_EVENTS + _ITEM_EVENTS + len(answer.tokens)
+        if answer.call:
+            told = {name: item[name] for name in ("name", "arguments")}
+            done = {"item_id": item["id"], "output_index": 0, **told}
+            return _events(at, ("response.function_call_arguments.done", done), *last)
         text = "".join(answer.tokens)
-        response = _response(head, answer)
-        return b"".join(
-            [
-                _event(at, "response.output_text.done", **place, text=text, logprobs=[]),
-                _event(at + 1, "response.content_part.done", **place, part=_part(text)),
-                _event(
-                    at + 2, "response.output_item.done", output_index=0, item=_item(head, answer)
-                ),
-                _event(at + 3, f"response.{response['status']}", response=response),
-            ]
+        done = {**_place(head), "text": text, "logprobs": []}
+        part = {**_place(head), "part": _part(text)}
+        return _events(
+            at, ("response.output_text.done", done), ("response.content_part.done", part), *last
         )
 
     def usage(self, head: Head, usage: Usage) -> bytes:
         return b""  # it is in the last event, asked for or not
 
 
-def _event(number: int, kind: str, **fields: object) -> bytes:
-    data = _ENCODE.encode({"type": kind, "sequence_number": number, **fields})
-    return f"event: {kind}\n".encode() + sse.write_data(data)
+def _events(first: int, *events: tuple[str, dict[str, Any]]) -> bytes:
+    """Events of these kinds with these fields, numbered on from `first`."""
+    written = b""
+    for number, (kind, fields) in enumerate(events, first):
+        data = _ENCODE.encode({"type": kind, "sequence_number": number, **fields})
+        written += f"event: {kind}\n".encode() + sse.write_data(data)
+    return written
+
+
+def _place(head: Head) -> dict[str, Any]:
+    """Where a text stands."""
+    return {"item_id": _item_id(head), "output_index": 0, "content_index": 0}
 
 
 def _item_id(head: Head) -> str:
@@ -127,7 +162,22 @@ def _part(text: str) -> dict[str, Any]:
     return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
 
 
+def _call_item(head: Head, call: tuple[str, str], status: str) -> dict[str, Any]:
+    name, arguments = call
+    own_id = head.id.rpartition("_")[2]
+    return {
+        "id": f"fc_{own_id}",
+        "type": "function_call",
+        "status": status,
+        "arguments": arguments,
+        "call_id": f"call_{own_id}",
+        "name": name,
+    }
+
+
 def _item(head: Head, answer: Answer | None) -> dict[str, Any]:
+    if answer is not None and answer.call:
+        return _call_item(head, answer.call, "completed")
     return {
         "id": _item_id(head),
         "type": "message",

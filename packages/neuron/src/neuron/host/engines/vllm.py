@@ -3,7 +3,8 @@
 
 vllm            this: the order of things
 vllm_counter    the same order for what only counts tokens
-vllm_library    vLLM's engine and serving objects; it, and the next three, import vLLM
+vllm_library    vLLM's engine and serving objects; it, and the next four, import vLLM
+vllm_loading    how much of the weights has been read
 vllm_rendering  vLLM's prompts without an engine
 vllm_parsing    reasoning and calls taken out of answers, in the place that vLLM has for it
 vllm_forming    the form that an answer must have, in vLLM's words
@@ -33,10 +34,10 @@ import shutil
 import tempfile
 import time
 from argparse import Namespace
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 from cortex_core.errors import EngineDiedError
 from cortex_core.http.front import Handler
@@ -50,6 +51,8 @@ from neuron.host.engines.vllm_serving import Serving
 from neuron.host.messages import Activity, Phase, Ready, Start, Steps
 from neuron.host.processes import Watched, descendants
 
+T = TypeVar("T")
+
 # How vLLM names its processes. Others that it starts, for compilers say, may end when they like.
 _PROCESS_NAME = "VLLM::"
 # Tokens of one probe: they do not count as work to be probed.
@@ -58,6 +61,8 @@ _PROBE_TOKENS = 3
 STOP_S = 10.0
 # Of its threads, beyond that.
 THREADS_STOP_S = 2.0
+# At the processes of an engine that starts: all of the machine's are gone through.
+LOOK_EVERY_S = 0.2
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  # nothing is made there by us
 
 
@@ -125,13 +130,13 @@ class VllmEngine:
             configure, library, library.configure, start, options, Path(scratch)
         )
         report(Phase(phase="loading"))
+        await asyncio.to_thread(_tell_loading, report)
         # In a thread, so that the host goes on telling that it lives. EngineCore is then forked beside the
         # loop's thread. That is safe here: the loop only waits for its next heartbeat, holding no lock, no
         # model has run and no CUDA is touched, and the child runs nothing of the loop's.
-        self._running = await asyncio.to_thread(library.Running, config, self._load)
-        processes = descendants(os.getpid())
-        named = {pid: name for pid, name in processes.items() if name.startswith(_PROCESS_NAME)}
-        self._watched = Watched(named)
+        starting = asyncio.to_thread(library.Running, config, self._load)
+        self._running = await _unless_one_ends(starting)
+        self._watched = Watched(_processes())
         await self._running.build_serving(arguments)
         report(Phase(phase="warming_up"))
         if not await self._running.is_sound(self._model_id):
@@ -232,10 +237,42 @@ class VllmEngine:
         await asyncio.to_thread(_sweep, scratch, meetings)
 
 
+def _processes() -> dict[int, str]:
+    """Those of vLLM that this one has started, by process id."""
+    found = descendants(os.getpid())
+    return {pid: name for pid, name in found.items() if name.startswith(_PROCESS_NAME)}
+
+
+async def _unless_one_ends(starting: Coroutine[Any, Any, T]) -> T:
+    """What a start gives, unless a process of it ends: of a rank's end vLLM tells after 5 to 9 s.
+
+    Raises:
+        RuntimeError: one has ended. What it had to say of that is in the causes.
+    """
+    task, others = asyncio.ensure_future(starting), _processes().keys()
+    watched = Watched({})
+    try:
+        while not (await asyncio.wait({task}, timeout=LOOK_EVERY_S))[0]:
+            if (name := watched.ended()) is not None:
+                raise RuntimeError(f"its process {name} has ended")
+            watched.close()
+            watched = Watched({p: name for p, name in _processes().items() if p not in others})
+        return task.result()
+    finally:
+        watched.close()
+        task.cancel()
+
+
 def _import_library() -> ModuleType:
     from neuron.host.engines import vllm_library
 
     return vllm_library
+
+
+def _tell_loading(report: Report) -> None:
+    from neuron.host.engines import vllm_loading
+
+    vllm_loading.tell_ratio(lambda ratio: report(Phase(phase="loading", ratio=ratio)))
 
 
 def configure(

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 import msgspec
 
 from neuron.host.engine import StartFailedError
-from neuron.host.engines.vllm_files import check_json, check_safetensors, read_shapes
+from neuron.host.engines.vllm_files import check_json, check_safetensors, read_config, read_shapes
 from neuron.host.engines.vllm_options import LORA_RANKS
 
 _CONFIG = "adapter_config.json"
@@ -84,12 +84,13 @@ def _check_adapter(name: str, folder: Path, model: _Model) -> int:
 
 
 def _read_model(path: Path) -> _Model:
-    config = check_json(path / "config.json") if (path / "config.json").is_file() else {}
+    config = read_config(path)
     text = config.get("text_config") or config
     shapes: dict[str, tuple[int, ...]] = {}
     for file in path.glob("*.safetensors"):
         shapes |= read_shapes(file)
-    return _Model(text.get("num_hidden_layers"), shapes)
+    layers = text.get("num_hidden_layers")
+    return _Model(layers if isinstance(layers, int) else None, shapes)
 
 
 def _fits(tensor: str, shape: tuple[int, ...], model: _Model, rank: int) -> bool:

@@ -12,6 +12,7 @@ from cortex_core.errors import InvalidRequestBodyError
 Fields = dict[str, Any]
 
 _DECODE: msgspec.json.Decoder[Any] = msgspec.json.Decoder()
+_ENCODE = msgspec.json.Encoder()
 _YES = frozenset({"1", "true", "yes"})
 _ANSWER_LIMITS = frozenset({"max_tokens", "max_completion_tokens", "max_output_tokens"})
 
@@ -78,7 +79,7 @@ def plan_request(
     if usage_comment and fields.get("stream") and (options is None or isinstance(options, Mapping)):
         asked["stream_options"] = {**(options or {}), "include_usage": True}
     if isinstance(messages := fields.get("messages"), list):
-        asked["messages"] = [_rename_reasoning(message) for message in messages]
+        asked["messages"] = [_read_message(message) for message in messages]
     return asked, Wish(thinking, usage_chunk, usage_comment, fields.get("text"))
 
 
@@ -100,12 +101,30 @@ def drop_nulls(fields: Fields) -> Fields:
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def _rename_reasoning(message: Any) -> Any:
-    """Reasoning of earlier turns under the name that vLLM knows."""
-    if not isinstance(message, dict) or "reasoning_content" not in message:
+def _read_message(message: Any) -> Any:
+    """A message as vLLM takes it: with reasoning under the name it knows, and without what lenient clients write.
+
+    That is null for what they leave out, and a call's arguments as an object.
+    """
+    if not isinstance(message, dict):
         return message
-    renamed = dict(message)
-    reasoning = renamed.pop("reasoning_content")
-    if not renamed.get("reasoning"):
-        renamed["reasoning"] = reasoning
-    return renamed
+    read = drop_nulls(message)
+    reasoning = read.pop("reasoning_content", None)
+    if reasoning is not None and not read.get("reasoning"):
+        read["reasoning"] = reasoning
+    if "content" in message and "content" not in read:
+        read["content"] = None if read.get("role", "assistant") == "assistant" else ""
+    if isinstance(calls := read.get("tool_calls"), list):
+        read["tool_calls"] = [_read_call(call) for call in calls]
+    return read
+
+
+def _read_call(call: Any) -> Any:
+    function = call.get("function") if isinstance(call, dict) else None
+    if not isinstance(function, dict):
+        return call
+    given = function.get("arguments")
+    if given is not None and not isinstance(given, dict):
+        return call
+    arguments = "{}" if given is None else _ENCODE.encode(given).decode()
+    return {**call, "function": {**function, "arguments": arguments}}

@@ -6,6 +6,7 @@ weights file that is none is a memory error without a text.
 """
 
 import struct
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,16 @@ _TOKENIZERS = (
     "tokenizer.json", "tokenizer.model", "tekken.json", "vocab.json", "vocab.txt", "spiece.model",
     "tiktoken.model", "*.tiktoken", "tokenizer_config.json",
 )  # fmt: skip
-_CONFIGS = ("config.json", "params.json")
+_CONFIG = "config.json"
+_CONFIGS = (_CONFIG, "params.json")
+# Of another kind, each of these is an error of vLLM's that names neither file nor field.
+_KINDS = {
+    "architectures": (list, "list"),
+    "layer_types": (list, "list"),
+    "rope_parameters": (dict, "object"),
+    "rope_scaling": (dict, "object"),
+    "text_config": (dict, "object"),
+}
 _MAX_HEADER_BYTES = 100_000_000  # the format's own limit
 _AGAIN = "Fetch the model's files again."
 
@@ -44,6 +54,7 @@ def check_files(model_path: Path) -> None:
     _expect(model_path, _TOKENIZERS, "tokenizer")
     for config in model_path.glob("*.json"):
         check_json(config)
+    read_config(model_path)
     for weights in sorted(model_path.glob("*.safetensors")):
         check_safetensors(weights)
 
@@ -59,10 +70,22 @@ def check_json(file: Path) -> Any:
     """What a JSON file says. Raises as `check_files`."""
     try:
         return msgspec.json.decode(file.read_bytes())
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise StartFailedError(
             "corrupt_weights", f"{file.name} is not valid JSON: {error}", _AGAIN
         ) from None
+
+
+def read_config(model_path: Path) -> Mapping[str, Any]:
+    """What config.json says; empty: there is none. Raises as `check_files`."""
+    file = model_path / _CONFIG
+    config = check_json(file) if file.is_file() else {}
+    if not isinstance(config, dict):
+        raise StartFailedError("corrupt_weights", f"{_CONFIG} is no object", _AGAIN)
+    for name, (kind, word) in _KINDS.items():
+        if not isinstance(config.get(name) or kind(), kind):
+            raise StartFailedError("corrupt_weights", f"`{name}` in {_CONFIG} is no {word}", _AGAIN)
+    return config
 
 
 def check_safetensors(file: Path) -> None:
@@ -91,7 +114,7 @@ def _read_header(file: Path) -> tuple[int, dict[str, _Tensor]]:
             found = _READ_HEADER.decode(opened.read(length))
             found.pop("__metadata__", None)
             return length, {name: _READ_TENSOR.decode(raw) for name, raw in found.items()}
-        except (msgspec.DecodeError, msgspec.ValidationError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             raise _corrupt(file, "its header is unreadable") from None
 
 

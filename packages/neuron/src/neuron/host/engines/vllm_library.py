@@ -229,13 +229,16 @@ class Running:
         except EngineDeadError:  # `died` tells
             return True
 
-    async def look_at_logits(self, model_id: str) -> list[dict[str, float]]:
-        """The health of the logits of two steps, as the first rank has them; of a model without logits, nothing."""
+    async def look_at_logits(self, model_id: str) -> list[dict[str, Any]]:
+        """The phase and the health of the logits of a few steps, as the first rank has them; of a model without logits, nothing.
+
+        Two steps of an idle engine: one reads, one writes. A busy one's are those of its requests as well.
+        """
         if "generate" not in self.tasks:
             return []
         await self._engine.collective_rpc("begin_logits_probe")
         await self.is_sound(model_id)
-        found: list[list[dict[str, float]]] = await self._engine.collective_rpc("end_logits_probe")
+        found: list[list[dict[str, Any]]] = await self._engine.collective_rpc("end_logits_probe")
         return found[0]
 
     async def begin_memory_trace(self) -> None:

@@ -48,22 +48,39 @@ class Probe:
 
     def begin_logits_probe(self) -> None:
         """Look from now on."""
-        model = self.model_runner.model
-        compute = model.compute_logits
-        self._logits_seen: list[dict[str, float]] = []
+        runner, model = self.model_runner, self.model_runner.model
+        execute, compute = runner.execute_model, model.compute_logits
+        self._execute = execute
+        self._logits_seen: list[dict[str, Any]] = []
+        phase = ""
+
+        def step(scheduled: Any, *args: Any, **kwargs: Any) -> Any:
+            nonlocal phase
+            phase = name_phase(scheduled)
+            return execute(scheduled, *args, **kwargs)
 
         def look(*args: Any, **kwargs: Any) -> Any:
             logits = compute(*args, **kwargs)
             if logits is not None:  # a rank that has none
-                self._logits_seen.append(describe_logits(logits))
+                self._logits_seen.append({"phase": phase, **describe_logits(logits)})
             return logits
 
-        model.compute_logits = look
+        runner.execute_model, model.compute_logits = step, look
 
-    def end_logits_probe(self) -> list[dict[str, float]]:
+    def end_logits_probe(self) -> list[dict[str, Any]]:
         """Look no longer; what was seen, a step each."""
+        self.model_runner.execute_model = self._execute
         del self.model_runner.model.compute_logits
         return self._logits_seen
+
+
+def name_phase(scheduled: Any) -> str:
+    """`prefill` where a step of vLLM's scheduler reads prompts, `decode` where it writes, `mixed` where it does both."""
+    written = scheduled.scheduled_cached_reqs.num_output_tokens
+    reads = bool(scheduled.scheduled_new_reqs) or 0 in written
+    if reads and any(written):
+        return "mixed"
+    return "prefill" if reads else "decode"
 
 
 def describe_logits(logits: torch.Tensor) -> dict[str, float]:
