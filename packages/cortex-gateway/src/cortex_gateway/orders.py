@@ -5,6 +5,7 @@ The neuron is right about what it has: an order is carried out when its node say
 """
 
 import asyncio
+import time
 from collections.abc import Mapping
 from typing import Literal
 
@@ -37,6 +38,8 @@ MOST_S: dict[Verb, float] = {
 }
 # After so many looks in a row at a node whose model neither comes nor goes, no answer is to be expected.
 MOST_LOOKS = 3
+# Looks in a burst, as when many answers are lost at once, are one: a neuron may not have got to the order yet.
+APART_S = 0.5
 # How soon a look of the poller's is noticed.
 NOTICED_S = 0.05
 # How often a node is looked at whose answer was lost, and whose model is on its way.
@@ -107,13 +110,15 @@ class Orders:
 
     async def _until_silent(self, place: Place, verb: Verb, before: ModelState | None) -> None:
         """Until the node is down, or has neither done anything nor said so for some looks."""
-        looks, seen_s = 0, self._fleet.node(place[0]).last_seen_s
+        looks, counted_s = 0, time.monotonic()
         while looks < MOST_LOOKS and self._fleet.node(place[0]).is_up:
             await asyncio.sleep(NOTICED_S)
             node = self._fleet.node(place[0])
-            if node.last_seen_s != seen_s:
-                seen_s = node.last_seen_s
-                looks = 0 if _is_passing(node.state(place[1]), verb, before) else looks + 1
+            seen_s = node.last_seen_s or counted_s
+            if _is_passing(node.state(place[1]), verb, before):
+                looks, counted_s = 0, seen_s
+            elif seen_s - counted_s >= APART_S:
+                looks, counted_s = looks + 1, seen_s
 
     async def _until_at_rest(self, place: Place, verb: Verb, before: ModelState | None) -> None:
         """Until the node says that the model neither comes nor goes, or is down. One look that fails says nothing."""
