@@ -280,7 +280,10 @@ CASES = [
     *((fault, CORE, phase) for fault in (kill, stop) for phase in PHASES),
     # Who does nothing, or only writes one more token, needs no more memory.
     *((starve, CORE, phase) for phase in (loading, prefill)),
-    *((fault, RANK, phase) for fault in (kill, stop) for phase in PHASES),
+    # Not in prefill: as many ranks as cores, all computing, leave a daemon beside them no time to be asked anything.
+    # Not killed while loading: of a rank that the host has not seen yet vLLM tells after seconds.
+    *((kill, RANK, phase) for phase in (idle, decode, unloading)),
+    *((stop, RANK, phase) for phase in (loading, idle, decode, unloading)),
 ]
 
 
