@@ -280,7 +280,7 @@ CASES = [
     *((fault, CORE, phase) for fault in (kill, stop) for phase in PHASES),
     # Who does nothing, or only writes one more token, needs no more memory.
     *((starve, CORE, phase) for phase in (loading, prefill)),
-    # Not in prefill: as many ranks as cores, all computing, leave a daemon beside them no time to be asked anything.
+    # Not in prefill: with two ranks that read on two cores the daemon here was heard of by nobody for 5 s, and why is not known.
     # Not killed while loading: of a rank that the host has not seen yet vLLM tells after seconds.
     *((kill, RANK, phase) for phase in (idle, decode, unloading)),
     *((stop, RANK, phase) for phase in (loading, idle, decode, unloading)),

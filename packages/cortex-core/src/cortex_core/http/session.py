@@ -25,7 +25,7 @@ class Session:
     """The connections to one endpoint, without a limit.
 
     Args:
-        endpoint: `https://host:port` and the like, or `unix:/path`.
+        endpoint: `https://host:port` and the like; never a unix socket.
         headers: sent with every request.
         keep_idle_s: how long an idle one is kept.
     """
@@ -93,23 +93,17 @@ class Session:
             raise UpstreamConnectionError(upstream=self._endpoint, reason="the client was closed")
         if self._session is None:
             self._session = aiohttp.ClientSession(
-                connector=self._build_connector(),
+                connector=aiohttp.TCPConnector(
+                    limit=0, limit_per_host=0, keepalive_timeout=self._keep_idle_s
+                ),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 auto_decompress=False,
                 skip_auto_headers=_NO_AUTO_HEADERS,
             )
         return self._session
 
-    def _build_connector(self) -> aiohttp.BaseConnector:
-        if self._endpoint.startswith("unix:"):
-            return aiohttp.UnixConnector(
-                self._endpoint.removeprefix("unix:"), limit=0, keepalive_timeout=self._keep_idle_s
-            )
-        return aiohttp.TCPConnector(limit=0, limit_per_host=0, keepalive_timeout=self._keep_idle_s)
-
     def _url(self, path: str) -> yarl.URL:
-        base = "http://engine" if self._endpoint.startswith("unix:") else self._endpoint
-        return yarl.URL(base + path, encoded=True)
+        return yarl.URL(self._endpoint + path, encoded=True)
 
 
 class SessionReply:

@@ -36,9 +36,9 @@ def read_model(path: Path) -> Figures:
     """The figures of the model in a directory, or in one GGUF file. What is missing or broken tells nothing."""
     if path.is_file():
         return Figures(tensor_bytes={UNTOLD: path.stat().st_size})
-    config = _read_json(path / "config.json")
+    config = read_json(path / "config.json")
     tensor_bytes = _tensor_bytes(path)
-    return read_figures(config, _read_json(path / "tokenizer_config.json"), tensor_bytes)
+    return read_figures(config, read_json(path / "tokenizer_config.json"), tensor_bytes)
 
 
 def _tensor_bytes(folder: Path) -> dict[str, int]:
@@ -87,7 +87,8 @@ def _read_safetensors(file: Path) -> dict[str, int] | None:
     return found
 
 
-def _read_json(file: Path) -> Mapping[str, Any]:
+def read_json(file: Path) -> Mapping[str, Any]:
+    """A file's object; empty: it is not there, or holds none."""
     try:
         read: Mapping[str, Any] = msgspec.json.decode(file.read_bytes(), type=dict[str, Any])
     except _UNREADABLE:

@@ -10,6 +10,7 @@ import msgspec
 
 from cortex_core.node import Limits
 from neuron.harnesses.figures import read_figures
+from neuron.harnesses.model_figures import read_json
 from neuron.host.engines.vllm_parsers import MARKERS, choose_parsers
 
 # How the names of architectures end that answer in text, and that score pairs of texts.
@@ -49,8 +50,8 @@ def read_abilities(folder: Path) -> Abilities:
 
 @functools.lru_cache(maxsize=512)
 def _read_abilities(folder: Path, _config_ns: int, _tokenizer_ns: int) -> Abilities:
-    config = _read_json(folder / _CONFIG)
-    tokenizer = _read_json(folder / "tokenizer_config.json")
+    config = read_json(folder / _CONFIG)
+    tokenizer = read_json(folder / "tokenizer_config.json")
     figures = read_figures(config, tokenizer, {})
     markers = MARKERS & set(_added_tokens(folder, tokenizer))
     parsers = choose_parsers(markers, _template(folder, tokenizer))
@@ -98,16 +99,8 @@ def _template(folder: Path, tokenizer: Mapping[str, Any]) -> str:
     try:
         return (folder / "chat_template.jinja").read_text()
     except (OSError, UnicodeDecodeError):
-        template = _read_json(folder / "chat_template.json").get("chat_template")
+        template = read_json(folder / "chat_template.json").get("chat_template")
         return template if isinstance(template, str) else ""
-
-
-def _read_json(file: Path) -> Mapping[str, Any]:
-    try:
-        read: Mapping[str, Any] = msgspec.json.decode(file.read_bytes(), type=dict[str, Any])
-    except _UNREADABLE:
-        return {}
-    return read
 
 
 def _changed_ns(file: Path) -> int:
