@@ -36,6 +36,9 @@ class Keeper:
     @asynccontextmanager
     async def beside(self, turn: Turn, served: Serve) -> AsyncIterator[None]:
         """Do so while a node is asked, and has said nothing: it reads a long prompt, or lets the request wait its turn."""
+        if not _wants_signs(turn):
+            yield
+            return
         # A task only for who waits that long: most do not.
         tasks: set[asyncio.Task[None]] = set()
         loop = asyncio.get_running_loop()
@@ -52,9 +55,9 @@ class Keeper:
 
     async def run(self, turn: Turn, held_by: Held) -> None:
         """Write to the client until cancelled; return at once where it wants no stream, or when it has left."""
-        ping = turn.dialect.ping
-        if not turn.asked.stream or ping is None:
+        if not _wants_signs(turn):
             return
+        ping = turn.dialect.ping or b""
         try:
             while True:
                 await asyncio.sleep(self._next_s(turn) - time.monotonic())
@@ -89,6 +92,11 @@ class Keeper:
                 return told or Progress(phase="loading", eta_s=last_s)
             case _:
                 assert_never(held_by)
+
+
+def _wants_signs(turn: Turn) -> bool:
+    """Whether its answer is a stream, which may have comments."""
+    return bool(turn.asked.stream) and turn.dialect.ping is not None
 
 
 def write_comment(progress: Progress) -> bytes:
