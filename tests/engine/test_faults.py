@@ -40,8 +40,9 @@ CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 MESSAGES = [{"role": "user", "content": "Which port does the gateway use?"}]
 ASKED = {"model": DEMO, "messages": MESSAGES, "temperature": 0}
 LONG = {**ASKED, "max_tokens": 4000, "ignore_eos": True, "stream": True}
-# Its prompts take seconds to read, one after the other.
-MUCH = {"model": DEMO, "prompt": [[token] * 3000 for token in range(10, 42)], "max_tokens": 1}
+# Its prompts take seconds to read, one after the other, and what is asked of each token takes memory that nothing had yet.
+PROMPTS = [[token] * 3000 for token in range(10, 42)]
+MUCH = {"model": DEMO, "prompt": PROMPTS, "prompt_logprobs": 20, "max_tokens": 1}
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -280,10 +281,7 @@ CASES = [
     *((fault, CORE, phase) for fault in (kill, stop) for phase in PHASES),
     # Who does nothing, or only writes one more token, needs no more memory.
     *((starve, CORE, phase) for phase in (loading, prefill)),
-    # Not in prefill: with two ranks that read on two cores the daemon here was heard of by nobody for 5 s, and why is not known.
-    # Not killed while loading: of a rank that the host has not seen yet vLLM tells after seconds.
-    *((kill, RANK, phase) for phase in (idle, decode, unloading)),
-    *((stop, RANK, phase) for phase in (loading, idle, decode, unloading)),
+    *((fault, RANK, phase) for fault in (kill, stop) for phase in PHASES),
 ]
 
 

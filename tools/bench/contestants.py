@@ -99,11 +99,12 @@ async def open_vllm(folder: Path, platform: str) -> AsyncIterator[Server]:
     def command(port: int) -> list[str]:
         return [program("vllm"), "serve", model, f"--host={HOST}", f"--port={port}", *given]
 
-    cores = os.sched_getaffinity(0)
+    threads = vllm_options.count_threads(ranks=1, cores=len(os.sched_getaffinity(0)))
     changes = {
         **plan_environment("cpu", _cache(folder), []),
-        **vllm_options.plan_environment(settings, str(folder), 1, cores),
+        **vllm_options.plan_environment(settings, str(folder)),
         **({"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": "0"} if on_gpu else {}),
+        **({} if on_gpu else {"OMP_NUM_THREADS": str(threads)}),
         **_name_vllm(folder),
     }
     async with open_server(command, changes, folder) as server:

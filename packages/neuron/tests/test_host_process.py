@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from cortex_core.control import ModelSpec
+from neuron.host import segments
 from neuron.host.messages import Activity, Phase, Ready, Start
 from neuron.host_process import (
     HostProcess,
@@ -210,6 +211,29 @@ time.sleep(60)
         told = await host.read()
         assert isinstance(told, Phase)
         segment = Path("/dev/shm") / told.phase  # noqa: S108 - where the kernel keeps them
+        assert segment.exists()
+        host.kill_group()
+    assert not segment.exists()
+
+
+async def test_shared_memory_of_a_process_that_died_before_anybody_looked_goes_too(
+    open_script: Open,
+) -> None:
+    script = """
+import os, time
+from multiprocessing import resource_tracker, shared_memory
+from neuron.host import segments
+segments.name_after(os.getpid())
+segment = shared_memory.SharedMemory(create=True, size=4096)
+resource_tracker.unregister(segment._name, "shared_memory")
+print('{"type":"phase","phase":"%s"}' % segment.name, flush=True)
+segment.close()
+time.sleep(60)
+"""
+    async with open_script(script) as host:
+        told = await host.read()
+        assert isinstance(told, Phase)
+        segment = segments.SHARED_MEMORY / told.phase
         assert segment.exists()
         host.kill_group()
     assert not segment.exists()

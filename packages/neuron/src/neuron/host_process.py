@@ -14,6 +14,7 @@ import msgspec
 
 from cortex_core import logs
 from neuron import machine
+from neuron.host import segments
 from neuron.host.messages import Activity, Message, Order, Start, Warm, read_message, write_line
 
 log = logs.get(__name__)
@@ -147,11 +148,12 @@ class HostProcess:
                 task.cancel()
             # Its pipes would stay open until the garbage collector comes by; there is no public way to close them.
             self._process._transport.close()  # type: ignore[attr-defined]  # noqa: SLF001
+            self._segments |= segments.named_after(self.pid)
             self._sweep_shared_memory()
 
     def note_shared_memory(self) -> None:
         """Remember the segments that it has now: processes that are killed leave them behind."""
-        self._segments |= machine.shared_memory_of(self.pid)
+        self._segments |= machine.shared_memory_of(self.pid) | segments.named_after(self.pid)
 
     def _sweep_shared_memory(self) -> None:
         for segment in self._segments:

@@ -28,6 +28,9 @@ from neuron.traffic import Link
 
 log = logs.get(__name__)
 
+# An engine is asked whether it lives that often, or eight times while it may be silent: its ranks are busy after each time.
+BEAT_EVERY_S = 2.0
+
 PlanLaunch = Callable[[ModelSpec], Awaitable[Launch]]
 
 
@@ -260,6 +263,7 @@ class Life:
             run_dir=str(folder),
             settings=launch.settings,
             environ=dict(launch.environ),
+            beat_interval_s=min(BEAT_EVERY_S, launch.heartbeat_timeout_s / 8),
             probe_interval_s=self._shared.supervision.probe_interval_s,
             traces=self._shared.traces,
         )

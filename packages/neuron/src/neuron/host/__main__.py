@@ -11,7 +11,7 @@ from typing import NoReturn
 
 from cortex_core import logs
 from cortex_core.http import server
-from neuron.host import leash
+from neuron.host import leash, segments
 from neuron.host.engines import import_engine
 from neuron.host.messages import Start, Warm, read_order
 from neuron.host.session import Session, send
@@ -22,6 +22,7 @@ log = logs.get(__name__)
 def main() -> None:
     """Run until the engine ends; then nothing that it started is left."""
     pipe = take_standard_output()
+    segments.name_after(os.getpid())
     logs.setup(level="warning")
     start = wait_for_start(pipe)
     if start is None:

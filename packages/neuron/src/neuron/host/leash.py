@@ -9,6 +9,8 @@ import threading
 import time
 from pathlib import Path
 
+from neuron.host import segments
+
 # More than an engine takes for its own end; then it is ended, loop or no loop.
 END_WITHIN_S = 20.0
 
@@ -36,7 +38,7 @@ def tie(stdin: int, stop: asyncio.Event, *, within_s: float = END_WITHIN_S) -> N
 
 
 def end_others() -> None:
-    """Kill the processes that this one started, which are in its group."""
+    """Kill the processes that this one started, which are in its group, and remove the shared memory that they leave."""
     own = os.getpid()
     if os.getpgrp() != own:  # started by hand: the group is somebody's shell
         return
@@ -47,3 +49,4 @@ def end_others() -> None:
                 os.kill(pid, signal.SIGKILL)
         except ProcessLookupError:  # it has ended meanwhile
             continue
+    segments.sweep(own)

@@ -30,6 +30,7 @@ class Start(msgspec.Struct, frozen=True, kw_only=True, tag="start"):
         run_dir: directory of this engine alone, for sockets and scratch files; swept by the daemon.
         settings: the harness's own settings from neuron.toml, as it wants them.
         environ: variables for this engine, set before it is built; None removes one.
+        beat_interval_s: seconds between two questions to the engine's own loop, and to each rank, whether they live.
         probe_interval_s: seconds between two looks at whether the engine's numbers are sound.
         traces: tell of each step as well; not done where nobody reads it, since every step pays for it.
         counts: only count tokens, as the model's engine would: no weights are read, and no device is touched.
@@ -41,6 +42,7 @@ class Start(msgspec.Struct, frozen=True, kw_only=True, tag="start"):
     run_dir: str
     settings: dict[str, Any] = {}
     environ: dict[str, str | None] = {}
+    beat_interval_s: float = 0.5
     probe_interval_s: float = 10.0
     traces: bool = False
     counts: bool = False

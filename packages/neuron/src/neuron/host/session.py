@@ -35,8 +35,6 @@ T = TypeVar("T")
 LOOK_EVERY_S = 0.1
 # The heartbeat: what a daemon hears of an engine that has nothing to tell.
 TELL_EVERY_S = 0.5
-# How often the engine's own loop is asked to answer.
-BEAT_EVERY_S = 0.5
 # The daemon bounds bodies before they come here.
 MAX_BODY_MB = 4096
 
@@ -144,7 +142,7 @@ class Session:
         while True:
             await engine.beat()
             self._silent_s = 0.0
-            await asyncio.sleep(BEAT_EVERY_S)
+            await asyncio.sleep(self._start.beat_interval_s)
 
     async def _probe(self, engine: Engine) -> None:
         while True:

@@ -9,7 +9,7 @@ from cortex_core.control import ModelSpec
 from neuron.host.engine import StartFailedError
 from neuron.host.engines.vllm_options import (
     Settings,
-    bind_cores,
+    count_threads,
     plan_environment,
     plan_options,
     read_settings,
@@ -164,7 +164,7 @@ def test_on_a_cpu_the_last_place_for_an_adapter_stays_empty() -> None:
 def test_media_is_fetched_from_where_it_may_and_never_from_anywhere() -> None:
     assert options(Settings(allowed_media_domains=["a.org"]))["allowed_media_domains"] == ["a.org"]
     assert options()["allowed_media_domains"] == ["none.invalid"]
-    assert plan_environment(Settings(), "/s", 1, [0])["VLLM_MEDIA_URL_ALLOW_REDIRECTS"] == "0"
+    assert plan_environment(Settings(), "/s")["VLLM_MEDIA_URL_ALLOW_REDIRECTS"] == "0"
 
 
 def test_a_list_is_one_argument_after_the_other() -> None:
@@ -177,23 +177,17 @@ def test_a_list_is_one_argument_after_the_other() -> None:
 
 @pytest.mark.parametrize(
     ("ranks", "cores", "expected"),
-    [
-        (2, [0, 1], "0|1"),
-        (2, [4, 5, 6, 7], "4,5|6,7"),
-        (4, [0, 1], "0|1|0|1"),
-        (2, [3], "3|3"),
-        (2, [0, 1, 2], "0|1"),
-    ],
+    [(1, 1, 1), (1, 2, 1), (1, 8, 7), (2, 2, 1), (2, 8, 3), (4, 3, 1)],
 )
-def test_each_rank_has_cores(ranks: int, cores: list[int], expected: str) -> None:
-    assert bind_cores(ranks, cores) == expected
+def test_ranks_share_the_cores_but_one(ranks: int, cores: int, expected: int) -> None:
+    assert count_threads(ranks, cores) == expected
 
 
-def test_ranks_are_bound_only_where_there_are_several_and_on_a_cpu() -> None:
-    name = "VLLM_CPU_OMP_THREADS_BIND"
-    assert plan_environment(Settings(), "/s", 2, [0, 1])[name] == "0|1"
-    assert name not in plan_environment(Settings(), "/s", 1, [0, 1])
-    cuda = plan_environment(Settings(platform="cuda"), "/s", 2, [0, 1])
-    assert name not in cuda
-    assert "TORCHDYNAMO_DISABLE" not in cuda
+def test_what_a_cpu_wants_is_not_set_for_cuda() -> None:
+    cpu, cuda = (plan_environment(Settings(platform=name), "/s") for name in ("cpu", "cuda"))
+    assert cpu.keys() - cuda.keys() == {
+        "TORCHDYNAMO_DISABLE",
+        "VLLM_CPU_OMP_THREADS_BIND",
+        "VLLM_ENABLE_V1_MULTIPROCESSING",
+    }
     assert cuda["VLLM_RPC_BASE_PATH"] == "/s"

@@ -120,9 +120,7 @@ class VllmEngine:
     ) -> Ready:
         scratch = str(self._scratch)
         report(Phase(phase="importing"))
-        cores = os.sched_getaffinity(0)
-        ranks = options["tensor_parallel_size"]
-        os.environ.update(vllm_options.plan_environment(settings, scratch, ranks, cores))
+        os.environ.update(vllm_options.plan_environment(settings, scratch))
         tempfile.tempdir = scratch  # where the ranks meet, and what names their shared memory
         library = await asyncio.to_thread(_import_library)
         report(Phase(phase="configuring"))

@@ -40,7 +40,7 @@ class VllmCounter:
         await asyncio.to_thread(vllm_files.check_files, Path(start.model_path))
         settings = vllm_options.read_settings(start.settings)
         options = vllm_options.plan_options(start, settings)
-        environ = vllm_options.plan_environment(settings, start.run_dir, 1, ())
+        environ = vllm_options.plan_environment(settings, start.run_dir)
         os.environ.update(environ)
         report(Phase(phase="importing"))
         library, rendering = await asyncio.to_thread(_import_libraries)

@@ -13,7 +13,6 @@ import itertools
 import json
 import logging
 import math
-import multiprocessing
 import os
 import signal
 import time
@@ -22,13 +21,14 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Annotated, Any, get_args, get_origin
 
 import torch
-import vllm.v1.engine.utils
+import vllm
 from jinja2 import TemplateError
 from PIL import Image
 from pydantic import TypeAdapter, ValidationError
 from starlette.datastructures import State
 from starlette.responses import Response
 from vllm.connections import aiohttp
+from vllm.distributed.device_communicators.shm_broadcast import SpinCondition
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.entrypoints.launchers.api_server.app_state import init_app_state
 from vllm.entrypoints.launchers.cli_args import make_arg_parser
@@ -53,6 +53,7 @@ from vllm.v1.metrics.loggers import PrometheusStatLogger
 from neuron.host.engines import vllm_parsing  # noqa: F401  # what it changes in vLLM is its use
 from neuron.host.engines.vllm_failures import Refusal, read_validation
 from neuron.host.engines.vllm_load import Load
+from neuron.host.engines.vllm_options import count_threads
 from neuron.host.engines.vllm_parsers import MARKERS, OURS, Parsers
 
 # A serving object's answer: a stream of texts, or a body.
@@ -185,7 +186,7 @@ class Running:
 
     def __init__(self, config: Any, load: Load) -> None:
         """Start the engine. Blocks until EngineCore is up, or raises what it says."""
-        _choose_start_method()
+        _prepare_ranks(config.parallel_config.tensor_parallel_size)
         self.config = config
         self.state = State()
         self.tasks: tuple[str, ...] = ()
@@ -348,15 +349,24 @@ def _count_layers(layer_types: Sequence[str]) -> dict[str, int]:
     return {"full_attention_layers": full, "linear_layers": linear} if linear else {}
 
 
-def _choose_start_method() -> None:
-    """Have EngineCore forked where that is safe: it inherits the imports, which are most of a load's time.
+# How long a rank looks for its next order without rest after one. In vLLM a second, so that a heartbeat each half second
+# keeps a core per rank busy for ever; on two cores nothing else went on. Not none: a word to wake it that follows another within
+# a millisecond may be dropped by ZeroMQ (a full queue of one whose taking the sender has not heard of yet).
+SPIN_S = 0.05
+
+
+def _prepare_ranks(ranks: int) -> None:
+    """Have EngineCore and its ranks forked where that is safe: they inherit the imports, most of a load's time.
 
     On a CPU vLLM insists on spawn for the sake of processes that use threads already. A host has run no
-    model and started no pool by now. Measured on two busy cores: up 4 to 5 s after the imports when forked, 16
-    to 20 s when spawned. On CUDA vLLM forks by itself until CUDA is initialised.
+    model and started no pool by now. Measured on two cores: with two ranks up in 4.5 s when forked, 15 s when spawned, and
+    down in 1.5 s and 8 to 22 s. On CUDA vLLM forks by itself until CUDA is initialised.
     """
-    if current_platform.is_cpu() and hasattr(vllm.v1.engine.utils, "get_mp_context"):
-        vllm.v1.engine.utils.get_mp_context = lambda: multiprocessing.get_context("fork")
+    SpinCondition.__init__.__defaults__ = (SPIN_S,)
+    if current_platform.is_cpu():
+        os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "fork"
+        if "OMP_NUM_THREADS" not in os.environ:
+            torch.set_num_threads(count_threads(ranks, len(os.sched_getaffinity(0))))
 
 
 _LIBC = ctypes.CDLL(None)
