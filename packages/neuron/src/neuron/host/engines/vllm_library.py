@@ -7,14 +7,11 @@ this module takes seconds, and wants the variables of `vllm_options.plan_environ
 
 import contextlib
 import copy
-import ctypes
 import importlib
 import itertools
 import json
 import logging
 import math
-import os
-import signal
 import time
 from argparse import Namespace
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -28,7 +25,6 @@ from pydantic import TypeAdapter, ValidationError
 from starlette.datastructures import State
 from starlette.responses import Response
 from vllm.connections import aiohttp
-from vllm.distributed.device_communicators.shm_broadcast import SpinCondition
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.entrypoints.launchers.api_server.app_state import init_app_state
 from vllm.entrypoints.launchers.cli_args import make_arg_parser
@@ -53,8 +49,8 @@ from vllm.v1.metrics.loggers import PrometheusStatLogger
 from neuron.host.engines import vllm_parsing  # noqa: F401  # what it changes in vLLM is its use
 from neuron.host.engines.vllm_failures import Refusal, read_validation
 from neuron.host.engines.vllm_load import Load
-from neuron.host.engines.vllm_options import count_threads
 from neuron.host.engines.vllm_parsers import MARKERS, OURS, Parsers
+from neuron.host.engines.vllm_ranks import prepare_ranks
 
 # A serving object's answer: a stream of texts, or a body.
 Answer = Any
@@ -186,7 +182,7 @@ class Running:
 
     def __init__(self, config: Any, load: Load) -> None:
         """Start the engine. Blocks until EngineCore is up, or raises what it says."""
-        _prepare_ranks(config.parallel_config.tensor_parallel_size)
+        prepare_ranks(config.parallel_config.tensor_parallel_size)
         self.config = config
         self.state = State()
         self.tasks: tuple[str, ...] = ()
@@ -347,43 +343,6 @@ def _count_layers(layer_types: Sequence[str]) -> dict[str, int]:
     full = sum("full" in kind for kind in layer_types)
     linear = sum("linear" in kind or "mamba" in kind for kind in layer_types)
     return {"full_attention_layers": full, "linear_layers": linear} if linear else {}
-
-
-# How long a rank looks for its next order without rest after one. In vLLM a second, so that a heartbeat each half second
-# keeps a core per rank busy for ever; on two cores nothing else went on. Not none: a word to wake it that follows another within
-# a millisecond may be dropped by ZeroMQ (a full queue of one whose taking the sender has not heard of yet).
-SPIN_S = 0.05
-
-
-def _prepare_ranks(ranks: int) -> None:
-    """Have EngineCore and its ranks forked where that is safe: they inherit the imports, most of a load's time.
-
-    On a CPU vLLM insists on spawn for the sake of processes that use threads already. A host has run no
-    model and started no pool by now. Measured on two cores: with two ranks up in 4.5 s when forked, 15 s when spawned, and
-    down in 1.5 s and 8 to 22 s. On CUDA vLLM forks by itself until CUDA is initialised.
-    """
-    SpinCondition.__init__.__defaults__ = (SPIN_S,)
-    if current_platform.is_cpu():
-        os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "fork"
-        if "OMP_NUM_THREADS" not in os.environ:
-            torch.set_num_threads(count_threads(ranks, len(os.sched_getaffinity(0))))
-
-
-_LIBC = ctypes.CDLL(None)
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
-
-
-def _part_from_host() -> None:
-    """What a forked child must change at once."""
-    # It would write the signals it gets into the pipe that wakes the host's loop: ending EngineCore with
-    # SIGTERM would be a SIGTERM to the host.
-    signal.set_wakeup_fd(-1)
-    # EngineCore does not look after its parent: without a host it would run for ever. The kernel counts the end
-    # of the thread that forked, one of the loop's pool: it lives as long as the loop.
-    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-os.register_at_fork(after_in_child=_part_from_host)
 
 
 Call = Callable[[Any, None], Awaitable[Answer]]

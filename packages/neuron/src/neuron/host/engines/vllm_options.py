@@ -216,7 +216,7 @@ def plan_import_environment(settings: Settings) -> dict[str, str]:
         # Decoded it takes 150 MB. No camera's pictures are larger.
         "VLLM_MAX_IMAGE_PIXELS": "50000000",
         "TOKENIZERS_PARALLELISM": "false",  # its threads would not survive the fork
-        # Seconds after which who waits for another rank looks by itself: words to wake it can be lost (`vllm_library.SPIN_S`).
+        # Seconds after which who waits for another rank looks by itself: words to wake it can be lost (`vllm_ranks.SPIN_S`).
         "VLLM_RINGBUFFER_WARNING_INTERVAL": "5",
     }
     if settings.platform == "cpu":
