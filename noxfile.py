@@ -23,7 +23,7 @@ nox.options.reuse_venv = "yes"
 nox.options.error_on_external_run = True
 nox.options.error_on_missing_interpreters = True
 nox.options.sessions = [
-    "lint", "types", "tests", "shape", "system", "engine", "vision", "clients", "docs",
+    "lint", "types", "tests", "shape", "system", "engine", "faults", "vision", "clients", "docs",
 ]  # fmt: skip
 
 ROOT = Path(__file__).parent.resolve()
@@ -118,7 +118,14 @@ def system(session: nox.Session) -> None:
 def engine(session: nox.Session) -> None:
     """The real engine: vLLM on this machine's CPU, with the demo model."""
     _ensure_engine(session)
-    _pytest(session, PYTHON, "tests/engine")
+    _pytest(session, PYTHON, "tests/engine", *SIDE_BY_SIDE, "--ignore=tests/engine/faults")
+
+
+@nox.session(venv_backend="none")
+def faults(session: nox.Session) -> None:
+    """What is done to the real engine's processes, one thing after the other: clients are to hear of it within a second."""
+    _ensure_engine(session)
+    _pytest(session, PYTHON, "tests/engine/faults")
 
 
 @nox.session(venv_backend="none")
@@ -137,7 +144,7 @@ def clients(session: nox.Session, majors: str) -> None:
     packages = CLIENTS[majors]
     python = _ensure_beside(session, f"clients-{majors}", packages, []) if packages else PYTHON
     # The engine has client libraries among its own needs: the daemons stay where those are as it wants them.
-    _pytest(session, python, "tests/clients", DAEMON_PYTHON=str(PYTHON))
+    _pytest(session, python, "tests/clients", *SIDE_BY_SIDE, DAEMON_PYTHON=str(PYTHON))
 
 
 @nox.session(venv_backend="none")

@@ -217,7 +217,9 @@ async def until(true: Any, within_s: float) -> None:
             await asyncio.sleep(0.005)
 
 
-async def test_a_model_that_cannot_answer_is_no_start(start_model: Any, tmp_path: Path) -> None:
+async def test_a_model_that_cannot_answer_is_no_start(
+    start_model: Any, tmp_path: Path, run_dir: Path
+) -> None:
     """Heads of 16: the CPU engine comes up, and dies of the first thing that it is asked."""
     from neuron.host.engine import StartFailedError
 
@@ -229,4 +231,4 @@ async def test_a_model_that_cannot_answer_is_no_start(start_model: Any, tmp_path
 
     await asyncio.to_thread(narrow)
     with pytest.raises(StartFailedError, match="head_dim=16"):
-        await start_model(tmp_path / "r", model_path=tmp_path)
+        await start_model(run_dir, model_path=tmp_path)

@@ -13,6 +13,7 @@ from neuron.host.processes import descendants
 pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="session")]
 
 DEMO = "helexa/demo"
+CONFIG = 'log_level = "trace"\n[harness.vllm]\nwarm_spare = false\nkv_cache_mb = 64\n'
 QUESTIONS = [
     "Which port does the gateway use?",
     "What is the capital of France?",
@@ -36,6 +37,12 @@ def segments(pid: int) -> set[Path]:
     return found
 
 
+def steps_of(daemon: Any) -> list[dict[str, Any]]:
+    """What each rank has told of each step: at the level trace alone."""
+    lines = [line for line in daemon.log.splitlines() if line.startswith("{")]
+    return [line for line in map(json.loads, lines) if line["event"] == "step"]
+
+
 def read_message(answer: Any) -> tuple[str, str]:
     message = answer["choices"][0]["message"]
     return message["reasoning_content"], message["content"]
@@ -55,7 +62,7 @@ async def test_two_ranks_say_what_one_says_and_leave_nothing_behind(
 ) -> None:
     alone = [read_message((await model.chat(text, max_tokens=120)).json) for text in QUESTIONS]
     async with open_fleet() as fleet:
-        daemon = await fleet.neuron(config="[harness.vllm]\nwarm_spare = false\nkv_cache_mb = 64\n")
+        daemon = await fleet.neuron(config=CONFIG)
         status, error = await load(daemon, ranks=3)
         assert (status, error["error"]["code"]) == (422, "tp_infeasible")
         status, _ = await load(daemon, ranks=2)
@@ -70,6 +77,10 @@ async def test_two_ranks_say_what_one_says_and_leave_nothing_behind(
             *(daemon.chat(DEMO, text, temperature=0, max_tokens=120) for text in QUESTIONS)
         )
         assert [read_message(answer) for answer in said] == alone
+        await daemon.until(
+            "/health", lambda _: {step["rank"] for step in steps_of(daemon)} == {0, 1}
+        )
+        assert all(step["vram_free_mb"] > 0 and step["model"] == DEMO for step in steps_of(daemon))
         await daemon.post("/models/unload", {"model_id": DEMO})
         assert descendants(daemon.pid) == {}
         assert not [segment for segment in held if segment.exists()]

@@ -102,7 +102,6 @@ async def test_a_stream_has_the_events_of_the_protocol(client: openai.AsyncOpenA
     assert [event.sequence_number for event in events] == list(range(len(events)))
     spoken = "".join(event.delta for event in events if event.type == "response.output_text.delta")
     assert spoken == PORT_CONTENT
-    assert kinds.count("response.output_text.delta") > 3
     assert final.output_text == PORT_CONTENT
     assert read_texts(final) == {"reasoning": PORT_REASONING, "message": PORT_CONTENT}
     assert final.usage

@@ -6,6 +6,7 @@ import os
 import signal
 
 import torch
+import zmq
 from vllm.distributed.device_communicators.shm_broadcast import SpinCondition
 from vllm.platforms import current_platform
 
@@ -15,6 +16,10 @@ from neuron.host.engines.vllm_options import count_threads
 # keeps a core per rank busy for ever; on two cores nothing else went on. Not none: a word to wake it that follows another within
 # a millisecond may be dropped by ZeroMQ (a full queue of one whose taking the sender has not heard of yet).
 SPIN_S = 0.05
+
+# vLLM leaves contexts of ZeroMQ to the garbage collector, where one waits for ever for sockets that are collected after it, in
+# whichever thread that happens to be. They end with the process.
+del zmq.Context.__del__
 
 
 def prepare_ranks(ranks: int) -> None:
