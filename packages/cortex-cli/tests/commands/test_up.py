@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 import os
+import select
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -81,6 +83,18 @@ def test_a_signal_ends_everything_and_leaves_nothing(folder: Path, number: signa
         _, errors = process.communicate(timeout=60)
     assert (process.returncode, errors) == (0, "")
     assert not [child for child in children if Path(f"/proc/{child}").exists()]
+
+
+def test_killed_it_takes_its_daemons_along() -> None:
+    # Its files it cannot remove.
+    with tempfile.TemporaryDirectory(prefix="cx") as left, up(Path(left), *free_ports()) as process:
+        read_until(process, READY)
+        ended = [os.pidfd_open(child) for child in children_of(process.pid)]
+        process.kill()
+        for descriptor in ended:
+            assert select.select([descriptor], [], [], 30)[0]
+            os.close(descriptor)
+    assert len(ended) == 2
 
 
 def test_a_daemon_that_dies_ends_it_with_its_last_words(folder: Path) -> None:

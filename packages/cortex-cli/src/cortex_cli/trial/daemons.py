@@ -3,6 +3,7 @@
 
 import asyncio
 import contextlib
+import ctypes
 import os
 import signal
 import sys
@@ -20,6 +21,8 @@ from cortex_core.http import server
 END_S = 40.0
 LAST_LINES = 20
 FOLLOW_S = 0.2
+_LIBC = ctypes.CDLL(None)
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 class DaemonEndedError(click.ClickException):
@@ -83,12 +86,18 @@ async def open_daemon(name: str, module: str, config: Path) -> AsyncIterator[Dae
             stdout=file,
             stderr=file,
             start_new_session=True,
+            preexec_fn=_end_with_parent,
         )
     daemon = Daemon(name, process, log)
     try:
         yield daemon
     finally:
         await daemon.end()
+
+
+def _end_with_parent() -> None:
+    """Of a parent that is killed, and can end nobody, the kernel tells: as SIGTERM."""
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 async def follow(daemon: Daemon) -> None:
