@@ -2,6 +2,8 @@
 """Chat, completions and the rest, on the real engine: what goes out on the wire."""
 
 import asyncio
+import time
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -15,6 +17,9 @@ PORT_REASONING = "This is a question about cortex. My script has the answer."
 PORT_CONTENT = "The gateway listens on port 31313."
 THOUGHT = f"<think>\n{PORT_REASONING}\n</think>\n\n{PORT_CONTENT}"
 WEATHER = "What is the weather in Paris?"
+# From the engine's first step on, where vLLM would compile what logprobs need; a heartbeat meanwhile.
+AT_ONCE_S = 10.0
+SILENT_S = 5.0
 TOOLS = [
     {
         "type": "function",
@@ -44,7 +49,7 @@ TOOLS = [
 
 
 async def test_the_start_tells_how_far_it_is_and_what_came_up(model: Any) -> None:
-    assert model.phases == ["importing", "configuring", "loading", "warming_up"]
+    assert list(model.phases) == ["importing", "configuring", "loading", "warming_up"]
     assert model.ready.capabilities == ["text", "tools", "reasoning"]
     assert model.ready.limits.context == 4096
     assert model.ready.max_running == 8
@@ -304,7 +309,8 @@ async def test_lenient_forms_are_the_same_prompt(model: Any, case: str) -> None:
         assert found.status == 200, found.body
         prompts.append(found.json["tokens"])
     assert prompts[0] == prompts[1]
-    assert (await model.chat(lenient, tools=TOOLS, max_tokens=1, unknown={"a": 1})).status == 200
+    found = await model.chat(lenient, tools=TOOLS, max_tokens=1, unknown={"a": 1}, store=True)
+    assert (found.status, found.header(b"x-cortex-dropped")) == (200, b"store, unknown")
 
 
 @pytest.mark.parametrize(
@@ -366,6 +372,22 @@ async def test_logprobs_are_given(model: Any) -> None:
     tokens = answer.json["choices"][0]["logprobs"]["content"]
     assert tokens[0]["token"] == "<think>"
     assert len(tokens) == 3
+
+
+async def test_the_first_logprobs_of_a_fresh_engine_come_at_once(
+    run_dir: Path, start_model: Any
+) -> None:
+    fresh = await start_model(run_dir)
+    warming_s = time.monotonic() - fresh.phases["warming_up"]
+    async with asyncio.timeout(AT_ONCE_S - warming_s), asyncio.TaskGroup() as tasks:
+        asking = tasks.create_task(fresh.chat(PORT, max_tokens=3, logprobs=True, top_logprobs=20))
+        while not asking.done():
+            async with asyncio.timeout(SILENT_S):
+                await fresh.engine.beat()
+            await asyncio.sleep(0.02)
+    tokens = asking.result().json["choices"][0]["logprobs"]["content"]
+    assert [len(token["top_logprobs"]) for token in tokens] == [20, 20, 20]
+    await fresh.engine.stop()
 
 
 async def test_a_completion_whole_and_streamed(model: Any) -> None:

@@ -22,6 +22,7 @@ from cortex_core.http.client import read_all
 from cortex_core.node import DeviceHealth
 from neuron.discovery import Driver, GpuReading
 from neuron.harnesses.echo import EchoHarness
+from neuron.harnesses.ladder import choose_level
 from neuron.harnesses.run import Launch, Run
 from neuron.testing import FakeGpus, Served, make_config, make_echo, make_gpu, serve
 
@@ -177,6 +178,40 @@ async def test_a_move_may_take_a_multiple_of_what_it_took_last(
     run = Run(make_echo("echo/m"))
     run.sleep_level = level
     assert served.echo._ladder._within_s(run, last_s) == within_s
+
+
+@pytest.mark.parametrize(
+    ("weights_mb", "free_mb", "level"),
+    [(0, None, 1), (0, 2048, 1), (0, 2047, 2), (7000, 9048, 1), (7000, 9047, 2), (7000, -1, 2)],
+)
+def test_who_has_no_room_in_the_host_s_memory_sleeps_deeper(
+    weights_mb: int, free_mb: int | None, level: int
+) -> None:
+    assert choose_level(weights_mb, free_mb) == level
+
+
+class Weighty(EchoHarness):
+    """Models with weights for more than half of the host's free memory, as vLLM's have."""
+
+    async def plan_launch(self, spec: ModelSpec) -> Launch:
+        free_mb = self._shared.measuring.host_ram_free_mb
+        assert free_mb is not None
+        launch = await super().plan_launch(spec)
+        return msgspec.structs.replace(launch, weights_mb=free_mb * 6 // 10)
+
+
+async def test_two_that_fall_asleep_at_once_do_not_count_on_the_same_memory() -> None:
+    async with serve(make_config()) as served:
+        harness = Weighty(make_config(), served.echo._shared)
+        models = ("echo/a?sleep_s=0.5", "echo/b?sleep_s=0.5")
+        for model_id in models:
+            await harness.load(make_echo(model_id))
+        await asyncio.gather(*(harness.sleep(model_id) for model_id in models))
+        levels = [harness._shared.runs[model_id].sleep_level for model_id in models]
+        assert sorted(levels) == [1, 2]
+        await harness.wake(models[0])
+        await harness.sleep(models[0])
+        assert harness._shared.runs[models[0]].sleep_level == 1, "nothing is on its way now"
 
 
 async def test_counting_does_not_hold_up_a_sleep() -> None:

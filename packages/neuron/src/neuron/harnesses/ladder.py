@@ -6,8 +6,9 @@ does not wake is started anew.
 """
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 
 import msgspec
 
@@ -44,6 +45,14 @@ SETTLE_S = 10.0
 HOST_RESERVE_MB = 2048
 
 
+def choose_level(weights_mb: int, free_mb: int | None) -> int:
+    """How deep a model sleeps: 1 where its weights fit into what is free of the host's memory, beside a reserve; else 2.
+
+    On 2 they are dropped, and read from their files again. `free_mb` None: not known, and taken for enough.
+    """
+    return 2 if free_mb is not None and free_mb < weights_mb + HOST_RESERVE_MB else 1
+
+
 class Ladder:
     """Moves the models of one harness.
 
@@ -56,6 +65,7 @@ class Ladder:
         self._shared = shared
         self._residents = shared.residents
         self._unload = unload
+        self._copied_mb: dict[str, int] = {}
         self._settle_s = SETTLE_S
         self._move_least_s = MOVE_LEAST_S
         self._settling: list[asyncio.TimerHandle] = []
@@ -140,7 +150,8 @@ class Ladder:
                 run.sleep_level = self._level(run)
                 order = _ENCODE.encode(SleepOrder(level=run.sleep_level))
                 within_s = self._within_s(run, self._residents.costs.find(model_id).sleep_s)
-                await _ask(link, SLEEP_PATH, order, within_s)
+                with self._copying(run):
+                    await _ask(link, SLEEP_PATH, order, within_s)
                 if self._shared.status(run) is not ModelStatus.SLEEPING:
                     return
                 self._residents.note_asleep(model_id)
@@ -159,10 +170,20 @@ class Ladder:
         log.info("model sleeps", model=model_id, sleep_s=round(sleep_s, 3))
 
     def _level(self, run: Run) -> int:
-        """1 where the weights fit into the host's free memory, else 2."""
         free_mb = self._shared.measuring.host_ram_free_mb
-        needed_mb = (run.launch.weights_mb if run.launch else 0) + HOST_RESERVE_MB
-        return 2 if free_mb is not None and free_mb < needed_mb else 1
+        if free_mb is not None:
+            free_mb -= sum(self._copied_mb.values())
+        return choose_level(_weights_mb(run), free_mb)
+
+    @contextlib.contextmanager
+    def _copying(self, run: Run) -> Iterator[None]:
+        """Host memory that weights are on their way to is nobody else's, on whichever device they are."""
+        if run.sleep_level == 1:
+            self._copied_mb[run.spec.model_id] = _weights_mb(run)
+        try:
+            yield
+        finally:
+            self._copied_mb.pop(run.spec.model_id, None)
 
     def _within_s(self, run: Run, last_s: float | None) -> float:
         """How long a move may take that took `last_s` when it was last done. Level 2 reads files, which may be on a slow disk."""
@@ -284,3 +305,7 @@ async def _ask(link: Link, path: str, body: bytes, within_s: float) -> None:
         raise _MoveError(f"its engine took longer than {within_s:g} s") from None
     if reply.status != 200:
         raise _MoveError(answer.decode("utf-8", "replace"))
+
+
+def _weights_mb(run: Run) -> int:
+    return run.launch.weights_mb if run.launch else 0

@@ -10,6 +10,7 @@ from neuron.host.engines.vllm_asked import (
     Wish,
     drop_nulls,
     is_yes,
+    name_unread,
     plan_embedding,
     plan_request,
     read_fields,
@@ -159,3 +160,23 @@ def test_another_encoding_is_refused(encoding: Any) -> None:
 
 def test_a_field_that_is_null_was_not_sent() -> None:
     assert drop_nulls({"a": None, "b": 0, "c": ""}) == {"b": 0, "c": ""}
+
+
+@pytest.mark.parametrize(
+    ("fields", "others", "names"),
+    [
+        ({"model": "m", "seed": 1}, [], ()),
+        ({"model": "m", "store": True, "audio": {"voice": "a"}}, [], ("audio", "store")),
+        ({"store": None, "functions": []}, [], ()),
+        ({"store": False}, ["tools.x", "store", "tools.x"], ("store", "tools.x")),
+        ({"a\r\nset-cookie: b": 1, "c d": 2}, [], ("other",)),
+    ],
+)
+def test_what_nothing_is_made_of_is_named(
+    fields: dict[str, Any], others: list[str], names: tuple[str, ...]
+) -> None:
+    assert name_unread(fields, {"model", "seed"}, others) == names
+
+
+def test_there_is_a_bound_to_the_names() -> None:
+    assert len(name_unread({f"t{n}": n for n in range(99)}, set())) == 32

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What a client's request becomes before vLLM reads it. Pure."""
 
-from collections.abc import Mapping, Set
+import re
+from collections.abc import Iterable, Mapping, Set
 from typing import Any, NamedTuple
 
 import msgspec
@@ -15,6 +16,11 @@ _DECODE: msgspec.json.Decoder[Any] = msgspec.json.Decoder()
 _ENCODE = msgspec.json.Encoder()
 _YES = frozenset({"1", "true", "yes"})
 _ANSWER_LIMITS = frozenset({"max_tokens", "max_completion_tokens", "max_output_tokens"})
+
+
+# The names go into a header: a client must not be able to write its own there, nor fill it up.
+_SAFE = re.compile(r"[A-Za-z0-9_-]{1,64}")
+MAX_DROPPED_NAMES = 32
 
 
 class Wish(NamedTuple):
@@ -46,6 +52,24 @@ def read_fields(body: bytes) -> Fields:
     if not isinstance(fields, dict):
         raise InvalidRequestBodyError(reason=f"expected an object, found {type(fields).__name__}")
     return fields
+
+
+def name_unread(fields: Fields, read: Set[str], others: Iterable[str] = ()) -> tuple[str, ...]:
+    """What is lost of a request, each name once, and no more of them than a header holds.
+
+    Args:
+        fields: the client's. What says nothing, null or an empty list, is not lost.
+        read: names that something is made of.
+        others: names of what is lost of these.
+    """
+    unread = [name for name in fields.keys() - read if fields[name] not in (None, [])]
+    names = dict.fromkeys([*map(write_name, sorted(unread)), *others])
+    return tuple(names)[:MAX_DROPPED_NAMES]
+
+
+def write_name(*path: str) -> str:
+    """A name that can stand in a header, whatever a client called it."""
+    return ".".join(part if _SAFE.fullmatch(part) else "other" for part in path)
 
 
 def is_yes(value: bytes | None) -> bool:

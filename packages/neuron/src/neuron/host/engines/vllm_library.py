@@ -362,12 +362,18 @@ class Route:
     """One route: what is read, and which serving object answers.
 
     To add one: one row in ROUTES.
+
+    Attributes:
+        names: the fields that vLLM reads.
     """
 
     def __init__(self, request_type: Any, find: Find) -> None:
         self._adapter = TypeAdapter(request_type)
         self._forms = [TypeAdapter(form) for form in _forms(request_type)]
         self.find = find
+        self.names = frozenset(
+            name for form in _forms(request_type) or (request_type,) for name in form.model_fields
+        )
 
     def read(self, fields: Mapping[str, Any]) -> Any:
         """The request as vLLM's own type. Raises pydantic's ValidationError, a ValueError."""

@@ -5,7 +5,6 @@ Nothing is kept between two requests: who names an earlier response is told so, 
 Agents replay what other servers gave them, so items that are only of use to those are passed over. Pure.
 """
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +12,7 @@ import msgspec
 
 from cortex_core import responses, sse
 from cortex_core.errors import ChainedConversationError, CortexError, InvalidRequestBodyError
+from neuron.host.engines.vllm_asked import write_name
 
 Fields = dict[str, Any]
 
@@ -30,9 +30,8 @@ _ITEMS = frozenset(
 _TOOLS = frozenset({"function", "custom", "namespace"})
 _TEXTS = ("text", "refusal")
 _LINE_ENDS = "\r\n"
-# The names go into a header: a client must not be able to write its own there, nor fill it up.
-_SAFE = re.compile(r"[A-Za-z0-9_-]{1,64}")
-MAX_DROPPED_NAMES = 32
+# vLLM takes these, and does nothing with them.
+_IDLE = ("max_tool_calls", "prompt", "service_tier")
 
 
 def plan_response(fields: Fields) -> Fields:
@@ -57,19 +56,21 @@ def plan_response(fields: Fields) -> Fields:
     return asked
 
 
-def name_dropped(fields: Fields) -> tuple[str, ...]:
-    """What `plan_response` leaves out of a request, each once: items, tools, and a wish to have the answer kept."""
-    items, tools = fields.get("input"), fields.get("tools")
+def name_dropped(fields: Fields) -> list[str]:
+    """What is lost of a request, of which vLLM reads all: what `plan_response` leaves out, and what does nothing there."""
+    items, tools, text = fields.get("input"), fields.get("tools"), fields.get("text")
     found = [
         *(_name_item(item) for item in (items if isinstance(items, list) else ())),
         *(
-            _write_name("tools", tool["type"])
+            write_name("tools", tool["type"])
             for tool in (tools if isinstance(tools, list) else ())
             if not _is_ours(tool)
         ),
+        *(name for name in _IDLE if fields.get(name) not in (None, "auto")),
+        "text.verbosity" if isinstance(text, dict) and text.get("verbosity") else None,
         "store" if fields.get("store") is True else None,
     ]
-    return tuple(dict.fromkeys(name for name in found if name is not None))[:MAX_DROPPED_NAMES]
+    return [name for name in found if name is not None]
 
 
 def _name_item(item: Any) -> str | None:
@@ -79,12 +80,7 @@ def _name_item(item: Any) -> str | None:
     is_sealed = item.get("type") == "reasoning"
     if is_sealed and not item.get("encrypted_content"):
         return None
-    return "input.reasoning.encrypted_content" if is_sealed else _write_name("input", item["type"])
-
-
-def _write_name(where: str, kind: str) -> str:
-    """A name that can stand in a header, whatever a client called it."""
-    return f"{where}.{kind if _SAFE.fullmatch(kind) else 'other'}"
+    return "input.reasoning.encrypted_content" if is_sealed else write_name("input", item["type"])
 
 
 def _is_ours(tool: Any) -> bool:

@@ -7,7 +7,7 @@ cancellation of a whole answer, and on the closing of a stream.
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from types import ModuleType
 from typing import Any
 
@@ -85,7 +85,7 @@ class Serving:
 
     def _build_handler(self, route: Any, call: Any) -> Handler:
         async def handle(exchange: Exchange, body: bytes) -> None:
-            fields, wish = self._read(exchange, body)
+            fields, wish = self._read(exchange, body, route.names)
             try:
                 request = route.read(fields)
                 answer = await call(request, None)
@@ -102,13 +102,14 @@ class Serving:
 
         return handle
 
-    def _read(self, exchange: Exchange, body: bytes) -> tuple[Fields, Wish]:
+    def _read(self, exchange: Exchange, body: bytes, known: Set[str]) -> tuple[Fields, Wish]:
         fields = vllm_asked.read_fields(body)
         if vllm_media.has_image(fields) and not self._running.sees:
             raise VisionUnsupportedError(model=self._model_id)
         vllm_media.check_urls(fields, self._media_domains)
         plan = _PLANS.get(exchange.path)
-        dropped = vllm_responses.name_dropped(fields) if exchange.path == RESPONSES else ()
+        others = vllm_responses.name_dropped(fields) if exchange.path == RESPONSES else ()
+        dropped = vllm_asked.name_unread(fields, known, others)
         asked, wish = vllm_asked.plan_request(
             plan(fields) if plan else fields,
             self._model_id,
