@@ -414,3 +414,13 @@ async def test_responses_and_tokenize_answer_too(model: Any) -> None:
 
 async def test_what_a_model_cannot_do_has_no_route(model: Any) -> None:
     assert "/v1/embeddings" not in model.engine.routes()
+
+
+async def test_the_engine_counts_what_ends_and_how_long_its_parts_took(model: Any) -> None:
+    before = model.engine.activity().counts
+    assert (await model.chat(PORT, max_tokens=5)).status == 200
+    after = model.engine.activity().counts
+    assert after.finished == before.finished + 1
+    assert after.prefill_s > before.prefill_s
+    assert after.decode_s > before.decode_s
+    assert after.queue_s > before.queue_s

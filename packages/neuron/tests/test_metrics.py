@@ -36,8 +36,9 @@ def test_a_failed_model_is_counted_until_it_is_forgotten() -> None:
     found = series(metrics)
     assert not any("tokens_total" in name for name in found)
     counts = Counts(
-        prompt_tokens=9, generated_tokens=8, cache_queries=7, cache_hits=6, preemptions=5
-    )
+        prompt_tokens=9, generated_tokens=8, cache_queries=7, cache_hits=6, preemptions=5,
+        finished=4, queue_s=0.5, prefill_s=1.5, decode_s=2.5, draft_tokens=3, accepted_tokens=2,
+    )  # fmt: skip
     residents.note_activity("m", Activity(running=2, waiting=1, kv_usage_ratio=0.5, counts=counts))
     found = series(metrics)
     assert found['neuron_model_prompt_tokens_total{model="m"}'] == 9
@@ -45,6 +46,12 @@ def test_a_failed_model_is_counted_until_it_is_forgotten() -> None:
     assert found['neuron_model_prefix_cache_queries_total{model="m"}'] == 7
     assert found['neuron_model_prefix_cache_hits_total{model="m"}'] == 6
     assert found['neuron_model_preemptions_total{model="m"}'] == 5
+    assert found['neuron_model_finished_total{model="m"}'] == 4
+    assert found['neuron_model_queue_seconds_total{model="m"}'] == 0.5
+    assert found['neuron_model_prefill_seconds_total{model="m"}'] == 1.5
+    assert found['neuron_model_decode_seconds_total{model="m"}'] == 2.5
+    assert found['neuron_model_draft_tokens_total{model="m"}'] == 3
+    assert found['neuron_model_accepted_tokens_total{model="m"}'] == 2
     assert found['neuron_model_running{model="m"}'] == 2
     assert found['neuron_model_kv_usage_ratio{model="m"}'] == 0.5
     residents.note_failed("m", Failure(kind="engine_died", reason="x"))

@@ -53,7 +53,7 @@ STATE_GAUGES: list[tuple[str, str, Callable[[ModelState], float | None]]] = [
     ("neuron_model_host_ram_used_mb", "MiB of host memory in use.", lambda m: m.host_ram_used_mb),
 ]
 # name, help, value: what engines count, from when each came up
-MODEL_COUNTERS: list[tuple[str, str, Callable[[Counts], int]]] = [
+MODEL_COUNTERS: list[tuple[str, str, Callable[[Counts], float]]] = [
     ("neuron_model_prompt_tokens", "Prompt tokens read.", lambda c: c.prompt_tokens),
     ("neuron_model_generated_tokens", "Tokens written.", lambda c: c.generated_tokens),
     (
@@ -70,6 +70,20 @@ MODEL_COUNTERS: list[tuple[str, str, Callable[[Counts], int]]] = [
         "neuron_model_preemptions",
         "Requests set back for want of KV cache.",
         lambda c: c.preemptions,
+    ),
+    (
+        "neuron_model_finished",
+        "Requests that came to their end in the engine.",
+        lambda c: c.finished,
+    ),
+    ("neuron_model_queue_seconds", "Seconds that these waited inside it.", lambda c: c.queue_s),
+    ("neuron_model_prefill_seconds", "Seconds until these were read.", lambda c: c.prefill_s),
+    ("neuron_model_decode_seconds", "Seconds that these were written for.", lambda c: c.decode_s),
+    ("neuron_model_draft_tokens", "Tokens guessed ahead.", lambda c: c.draft_tokens),
+    (
+        "neuron_model_accepted_tokens",
+        "Tokens guessed ahead that were right.",
+        lambda c: c.accepted_tokens,
     ),
 ]
 # name, help, value: series with the label `device`

@@ -107,6 +107,9 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
         prompt_tokens, generated_tokens: read, and written.
         cache_queries, cache_hits: prompt tokens that were looked for in the prefix cache, and found there.
         preemptions: requests that were set back for want of KV cache.
+        finished: requests that came to their end; the three below are sums over them.
+        queue_s, prefill_s, decode_s: seconds that they waited inside the engine, were read, and were written.
+        draft_tokens, accepted_tokens: that were guessed ahead, where the engine does, and that were right.
     """
 
     prompt_tokens: int = 0
@@ -114,6 +117,12 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
     cache_queries: int = 0
     cache_hits: int = 0
     preemptions: int = 0
+    finished: int = 0
+    queue_s: float = 0.0
+    prefill_s: float = 0.0
+    decode_s: float = 0.0
+    draft_tokens: int = 0
+    accepted_tokens: int = 0
 
 
 class Activity(msgspec.Struct, frozen=True, kw_only=True, tag="activity"):

@@ -112,6 +112,7 @@ def test_nothing_is_called_without_need(fields: dict[str, Any]) -> None:
     ("fields", "kind"),
     [
         ({"input": "a", "previous_response_id": "resp_1"}, ChainedConversationError),
+        ({"input": [{"type": "item_reference", "id": "msg_1"}]}, ChainedConversationError),
         ({"input": []}, InvalidRequestBodyError),
         ({"input": [{"content": "a"}]}, InvalidRequestBodyError),
         ({"input": [{"role": "user", "content": 3}]}, InvalidRequestBodyError),

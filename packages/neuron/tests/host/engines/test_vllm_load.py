@@ -41,7 +41,11 @@ def test_totals_only_grow() -> None:
     load.note_cache(queries=10, hits=4)
     load.note_tokens(1.0, prompt=0, generated=2, preemptions=1)
     load.note_cache(queries=0, hits=0)
+    for _ in range(2):
+        load.note_finished(queue_s=0.25, prefill_s=0.5, decode_s=1.0)
+        load.note_drafts(drafted=4, accepted=1)
     expected = Counts(
-        prompt_tokens=10, generated_tokens=3, cache_queries=10, cache_hits=4, preemptions=1
-    )
+        prompt_tokens=10, generated_tokens=3, cache_queries=10, cache_hits=4, preemptions=1,
+        finished=2, queue_s=0.5, prefill_s=1.0, decode_s=2.0, draft_tokens=8, accepted_tokens=2,
+    )  # fmt: skip
     assert load.activity(100.0, 0).counts == expected

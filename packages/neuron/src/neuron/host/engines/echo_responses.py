@@ -41,7 +41,7 @@ def plan_response(asked: ResponsesAsked, options: EchoOptions) -> Answer:
     """The answer, as `plan_chat` gives it.
 
     Raises:
-        ChainedConversationError: it continues a response; none is kept.
+        ChainedConversationError: it continues a response, or names an item of one; none is kept.
         InvalidRequestBodyError, ContextLengthExceededError: as `plan_chat`.
     """
     if asked.previous_response_id is not None:
@@ -67,6 +67,8 @@ def _read_messages(asked: ResponsesAsked) -> list[Message]:
     if isinstance(asked.input, str):
         return [*messages, Message("user", asked.input)]
     for item in asked.input:
+        if item.get("type") == "item_reference":
+            raise ChainedConversationError(field="item_reference", param="input")
         if item.get("type") == "function_call_output":
             item = {"role": "tool", "content": item.get("output")}
         if item.get("type", "message") == "message":  # the rest says nothing that could be repeated

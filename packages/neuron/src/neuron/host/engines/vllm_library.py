@@ -162,6 +162,8 @@ def _stat_logger(load: Load) -> type[Any]:
                 )
                 cache = scheduler_stats.prefix_cache_stats
                 load.note_cache(cache.queries, cache.hits)
+                if (drafts := scheduler_stats.spec_decoding_stats) is not None:
+                    load.note_drafts(drafts.num_draft_tokens, drafts.num_accepted_tokens)
             if iteration_stats is not None:
                 load.note_tokens(
                     now_s,
@@ -169,6 +171,10 @@ def _stat_logger(load: Load) -> type[Any]:
                     iteration_stats.num_generation_tokens,
                     iteration_stats.num_preempted_reqs,
                 )
+                for request in iteration_stats.finished_requests:
+                    load.note_finished(
+                        request.queued_time, request.prefill_time, request.decode_time
+                    )
 
         def log_engine_initialized(self) -> None: ...
         def record_sleep_state(self, *_: Any, **__: Any) -> None: ...

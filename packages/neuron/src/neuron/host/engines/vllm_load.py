@@ -34,6 +34,14 @@ class Load:
         self._steps.append((now_s, prompt, generated))
         self._forget(now_s)
 
+    def note_finished(self, queue_s: float, prefill_s: float, decode_s: float) -> None:
+        """A request that came to its end, and the seconds of its parts."""
+        self._add(finished=1, queue_s=queue_s, prefill_s=prefill_s, decode_s=decode_s)
+
+    def note_drafts(self, drafted: int, accepted: int) -> None:
+        """Tokens that a step had guessed ahead, and that were right."""
+        self._add(draft_tokens=drafted, accepted_tokens=accepted)
+
     def activity(self, now_s: float, unfinished: int) -> Activity:
         """The counts now.
 
@@ -53,7 +61,7 @@ class Load:
             counts=self.counts,
         )
 
-    def _add(self, **more: int) -> None:
+    def _add(self, **more: float) -> None:
         totals = {name: getattr(self.counts, name) + number for name, number in more.items()}
         self.counts = msgspec.structs.replace(self.counts, **totals)
 
