@@ -16,6 +16,7 @@ EMBEDDER = "echo/embedder?embeddings=1"
 CATALOGUE = "".join(
     f'[[models]]\nid = "{model}"\nharness = "echo"\n' for model in (WRITER, EMBEDDER)
 )
+ONE_EACH = '[[harnesses]]\nname = "echo"\n[admission]\nmax_per_principal = 1\n'
 ROUTES: list[tuple[str, str, dict[str, Any]]] = [
     (WRITER, "/v1/responses", {"input": "one two"}),
     (WRITER, "/tokenize", {"prompt": "one two"}),
@@ -57,6 +58,22 @@ async def test_a_stream_of_responses_is_what_the_engine_sent(fleet: Any) -> None
     assert f'cortex_time_to_first_token_seconds_count{{model="{WRITER}",node="a"}} 1.0' in text
 
 
+async def test_clients_are_told_apart_by_their_keys(fleet: Any) -> None:
+    slow = "echo/slow?tokens=100000&token_s=0.01"
+    neuron = await fleet.neuron(config=ONE_EACH)
+    gateway = await fleet.gateway(neuron, models=f'[[models]]\nid = "{slow}"\nharness = "echo"\n')
+    path, asked = "/v1/completions", {"model": slow, "prompt": "a", "stream": True}
+    ones, anothers = ([(b"authorization", b"Bearer " + key)] for key in (b"one", b"another"))
+    whole = json.dumps(asked).encode()
+    async with gateway.client.open("POST", path, headers=ones, body=whole) as reply:
+        assert (reply.status, bool(await reply.read())) == (200, True)
+        for shown, code in ((ones, 429), (anothers, 200), ([(b"x-api-key", b"one")], 429)):
+            short = json.dumps({**asked, "max_tokens": 1}).encode()
+            async with gateway.client.open("POST", path, headers=shown, body=short) as answer:
+                assert answer.status == code
+                await answer.read()
+
+
 async def test_what_one_neuron_refuses_another_takes(fleet: Any) -> None:
     """Two neurons with a place and a place to wait each: five at once are four answers and one honest refusal."""
     model = "echo/busy?max_running=1&ttft_s=1.5"
@@ -84,11 +101,15 @@ async def test_a_model_of_a_source_goes_by_its_bare_name(fleet: Any) -> None:
         ask = {"model": name, "messages": [{"role": "user", "content": "one"}]}
         status, headers, raw = await gateway.post("/v1/chat/completions", ask)
         assert (status, headers[b"x-cortex-model"]) == (200, b"org/small")
-        assert json.loads(raw)["choices"][0]["message"]["content"] == "one"
+        answer = json.loads(raw)
+        assert (answer["model"], answer["choices"][0]["message"]["content"]) == ("org/small", "one")
+        _, _, raw = await gateway.post("/v1/chat/completions", {**ask, "stream": True})
+        assert raw.count(b'"model":"org/small"') >= 2
+        assert b"hub:" not in raw
     assert [model["id"] for model in await neuron.get("/models")] == ["hub:org/small"]
     (listed,) = (await gateway.get("/v1/models"))["data"]
     assert (listed["id"], listed["loaded"], listed["residency"]) == ("org/small", True, "serving")
-    assert await gateway.counts("cortex_requests_total") == {"org/small": 2.0}
+    assert await gateway.counts("cortex_requests_total") == {"org/small": 4.0}
     status, _, raw = await gateway.post("/fleet/models/unload", {"model_id": "org/small"})
     assert (status, json.loads(raw)["done"][0]["status"]) == (200, "unloaded")
     assert await neuron.get("/models") == []

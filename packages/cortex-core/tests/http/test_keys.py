@@ -4,7 +4,7 @@ from hashlib import sha256
 import pytest
 
 from cortex_core.http.headers import Headers
-from cortex_core.http.keys import Key, check_key
+from cortex_core.http.keys import Key, check_key, name_principal
 
 DIGEST = sha256(b"right").hexdigest()
 
@@ -56,3 +56,19 @@ def test_a_digest_is_no_use_where_the_key_is_to_be_shown() -> None:
     check_key("secret", f"sha256:{DIGEST}")
     with pytest.raises(ValueError, match="not taken here"):
         check_key("secret", f"sha256:{DIGEST}", may_be_hashed=False)
+
+
+@pytest.mark.parametrize(
+    ("fields", "address", "named"),
+    [
+        ([(b"authorization", b"Bearer right")], "10.0.0.7", f"key-{DIGEST[:16]}"),
+        ([(b"X-Api-Key", b"right")], None, f"key-{DIGEST[:16]}"),
+        ([(b"authorization", b"Basic aHVzaA==")], "10.0.0.7", "10.0.0.7"),
+        ([(b"authorization", b"Bearer ")], "fe80::1", "fe80::1"),
+        ([], None, "anonymous"),
+    ],
+)
+def test_a_principal_goes_by_its_key_or_else_its_address(
+    fields: list[tuple[bytes, bytes]], address: str | None, named: str
+) -> None:
+    assert name_principal(fields, address) == named

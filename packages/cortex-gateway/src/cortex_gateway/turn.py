@@ -8,6 +8,7 @@ from cortex_core import wire
 from cortex_core.errors import CortexError
 from cortex_core.http.exchange import Exchange
 from cortex_core.http.headers import Headers, find, to_upstream
+from cortex_core.http.keys import name_principal
 from cortex_core.openai import Asked
 from cortex_gateway.dialects.dialect import Dialect, Translator
 from cortex_gateway.journal import Record
@@ -19,6 +20,7 @@ _CONTENT_TYPE = (b"content-type", b"application/json")
 _STREAM = ((b"content-type", b"text/event-stream"), (b"cache-control", b"no-cache"))
 _WANT_USAGE = (wire.USAGE.encode(), b"1")
 _REQUEST_ID = wire.REQUEST_ID.encode()
+_PRINCIPAL = wire.PRINCIPAL.encode()
 _NODE = wire.NODE.encode()
 _MODEL = wire.MODEL.encode()
 _DROPPED = wire.DROPPED.encode()
@@ -153,7 +155,13 @@ class Turn:
             _CONTENT_TYPE,
             _WANT_USAGE,
             (_REQUEST_ID, self.exchange.request_id.encode()),
+            (_PRINCIPAL, self._principal().encode("latin-1")),
         ]
+
+    def _principal(self) -> str:
+        scope = self.exchange.scope
+        address = scope.get("client")
+        return name_principal(scope["headers"], address[0] if address else None)
 
     def answer_headers(self, served: Serve, overhead_s: float, reply: Headers) -> Headers:
         """What the client is told beside the headers of the neuron's `reply`, which may name what it dropped as well."""

@@ -159,7 +159,8 @@ class AdmissionSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
         max_wait_s: seconds that one may wait; then it is refused with `wait_timeout`. A gateway is told, and waits for the
             beginning of an answer for so much longer than its `idle_timeout_s`.
         max_per_principal: requests, running and waiting, that one principal may have at a model; one more is
-            refused with `rate_limit_exceeded`. Absent: any number. Principals take turns in any case.
+            refused with `rate_limit_exceeded`. Absent: any number. Principals take turns in any case. A gateway tells them
+            by the key that a client shows, else by its address; who asks a neuron itself may say `x-cortex-principal`.
     """
 
     max_running: _Count | None = None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Does a caller show the right key? Pure."""
+"""Does a caller show the right key, and who is it? Pure."""
 
 import hmac
 import re
@@ -60,6 +60,19 @@ class Key:
 
     def _is(self, key: bytes) -> bool:
         return hmac.compare_digest(HASHED + sha256(key).hexdigest(), self._digest)
+
+
+def name_principal(fields: Iterable[tuple[bytes, bytes]], address: str | None) -> str:
+    """On whose behalf a request comes: one word that is the same for each of theirs, and no key.
+
+    Args:
+        fields: the request's headers. Who shows a key goes by it, whoever they share their address with.
+        address: that it came from; None: not known.
+    """
+    key = _bearer(fields) or headers.find(fields, b"x-api-key")
+    if key:
+        return "key-" + sha256(key).hexdigest()[:16]
+    return address or "anonymous"
 
 
 def _bearer(fields: Iterable[tuple[bytes, bytes]]) -> bytes | None:
