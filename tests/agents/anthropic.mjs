@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-// Anthropic's own package: node anthropic.mjs ENDPOINT. Prints what it saw as JSON; test_javascript.py says what that must be.
-import Anthropic from "@anthropic-ai/sdk";
-
+// Anthropic's own package, of a major version: node anthropic.mjs ENDPOINT PACKAGE. Prints what it saw as JSON; test_javascript.py says what that must be.
+const { default: Anthropic } = await import(process.argv[3]);
 const client = new Anthropic({ baseURL: process.argv[2], apiKey: "none", maxRetries: 0 });
 const told = {};
 const ask = (model, fields) => ({

@@ -28,10 +28,11 @@ class Ran:
 
 
 class Command(NamedTuple):
-    """What is run: the words of its line, and what it has of an environment."""
+    """What is run: the words of its line, what it has of an environment, and what it is told by its standard input."""
 
     words: list[str]
     environ: dict[str, str]
+    told: bytes = b""
 
 
 class Agents:
@@ -48,13 +49,22 @@ class Agents:
         """A script of this folder, run where its packages are."""
         copy = HOME / name
         await asyncio.to_thread(shutil.copyfile, HERE / name, copy)
-        return await self._finish(await self._start(["node", str(copy), *args], {}))
+        return await self._finish(await self._start(Command(["node", str(copy), *args], {})))
 
     async def claude(self, gateway: Any, prompt: str, *options: str) -> Any:
         """Claude Code's own account of a run with one prompt."""
         ran = await self._run(self.claude_command(gateway, prompt, *options))
         assert ran.code == 0, ran.out + ran.err
         return json.loads(ran.out)
+
+    async def claude_blocks(self, gateway: Any, blocks: list[Any]) -> Any:
+        """As `claude`, for one turn of the user of any blocks, which its command line cannot hold."""
+        turn = {"type": "user", "message": {"role": "user", "content": blocks}}
+        formats = [f"--{way}-format=stream-json" for way in ("input", "output")]
+        command = self.claude_command(gateway, "", *formats, "--verbose")
+        ran = await self._run(command._replace(told=json.dumps(turn).encode() + b"\n"))
+        assert ran.code == 0, ran.out + ran.err
+        return json.loads(ran.out.splitlines()[-1])
 
     def claude_command(self, gateway: Any, prompt: str, *options: str) -> Command:
         """Claude Code with one prompt."""
@@ -105,7 +115,7 @@ class Agents:
         """An installed command while it runs; it is killed at the end."""
         name, *args = command.words
         words = [str(HOME / "node_modules" / ".bin" / name), *args]
-        process = await self._start(words, command.environ)
+        process = await self._start(command._replace(words=words))
         try:
             yield process
         finally:
@@ -115,12 +125,12 @@ class Agents:
 
     async def _run(self, command: Command) -> Ran:
         async with self.running(command) as process:
-            return await self._finish(process)
+            return await self._finish(process, command.told)
 
-    async def _finish(self, process: asyncio.subprocess.Process) -> Ran:
+    async def _finish(self, process: asyncio.subprocess.Process, told: bytes = b"") -> Ran:
         try:
             async with asyncio.timeout(RUN_S):
-                out, err = await process.communicate()
+                out, err = await process.communicate(told or None)
         except BaseException:
             process.kill()
             await process.wait()
@@ -129,14 +139,15 @@ class Agents:
         assert code is not None
         return Ran(code, out.decode(), err.decode())
 
-    async def _start(self, words: list[str], environ: dict[str, str]) -> asyncio.subprocess.Process:
+    async def _start(self, command: Command) -> asyncio.subprocess.Process:
+        pipe, nothing = asyncio.subprocess.PIPE, asyncio.subprocess.DEVNULL
         return await asyncio.create_subprocess_exec(
-            *words,
-            stdin=asyncio.subprocess.DEVNULL,
+            *command.words,
+            stdin=pipe if command.told else nothing,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
             cwd=self.folder,
-            env={"PATH": os.environ["PATH"], "HOME": str(self.folder), **environ},
+            env={"PATH": os.environ["PATH"], "HOME": str(self.folder), **command.environ},
         )
 
 

@@ -20,6 +20,15 @@ SAY_IT = "Say it with the tool."
 SAID = "the-tool-has-run"
 # The tool of each agent that runs a command, and the name of its argument.
 SHELLS = {"Bash": "command", "exec_command": "cmd"}
+# The tool by which Claude Code has an answer of a given form.
+FORMER = "StructuredOutput"
+FORM = {"city": "Paris"}
+SCHEMA = {
+    "type": "object",
+    "properties": {"city": {"type": "string"}},
+    "required": ["city"],
+    "additionalProperties": False,
+}
 
 
 def chunk(delta: Any, finish: str | None = None) -> str:
@@ -27,9 +36,9 @@ def chunk(delta: Any, finish: str | None = None) -> str:
     return f"data: {json.dumps({'id': 'chatcmpl-1', 'created': 1, 'model': MODEL, 'choices': [choice]})}\n\n"
 
 
-def call(tool: str, command: str) -> str:
+def call(tool: str, fields: dict[str, str]) -> str:
     """A call that comes in two pieces."""
-    arguments = json.dumps({SHELLS[tool]: command, "description": "Say it"})
+    arguments = json.dumps(fields)
     pieces: list[dict[str, Any]] = [
         {
             "id": "call_1",
@@ -105,8 +114,13 @@ class CallingNeuron:
         tools = [tool["function"]["name"] for tool in asked.get("tools", [])]
         shell = next((name for name in tools if name in SHELLS), None)
         last = asked["messages"][-1]
-        if shell and not any(message["role"] == "tool" for message in asked["messages"]):
-            out = call(shell, self.command)
+        is_called = any(message["role"] == "tool" for message in asked["messages"])
+        if FORMER in tools and not is_called:
+            out = call(FORMER, FORM)
+        elif shell and not is_called:
+            out = call(shell, {SHELLS[shell]: self.command, "description": "Say it"})
+        elif tools and "response_format" in asked:
+            out = chunk({"content": json.dumps(FORM)}) + chunk({}, "stop")
         else:
             said = last["content"] if last["role"] == "tool" else "a title"
             out = chunk({"content": f"It said: {said}"}) + chunk({}, "stop")
@@ -141,6 +155,31 @@ async def test_claude_code_calls_a_tool(served: Any, agents: Any) -> None:
     first, second = chats(neuron)[:2]
     assert [turn["role"] for turn in second["messages"]][-2:] == ["assistant", "tool"]
     assert "x-anthropic-billing-header" not in json.dumps(first)
+    assert first["chat_template_kwargs"] == {"enable_thinking": True}
+    assert second["messages"][-2]["reasoning_content"] == "A tool."
+
+
+async def test_claude_code_has_an_answer_of_a_given_form(served: Any, agents: Any) -> None:
+    neuron, gateway = served
+    answer = await agents.claude(gateway, SAY_IT, f"--json-schema={json.dumps(SCHEMA)}")
+    assert not answer["is_error"]
+    assert answer["structured_output"] == FORM
+    functions = [tool["function"] for tool in chats(neuron)[0]["tools"]]
+    (former,) = [function for function in functions if function["name"] == FORMER]
+    assert former["parameters"] == SCHEMA
+
+
+async def test_claude_code_shows_an_image(served: Any, agents: Any) -> None:
+    neuron, gateway = served
+    source = {"type": "base64", "media_type": "image/png", "data": PIXEL}
+    blocks = [{"type": "image", "source": source}, {"type": "text", "text": SAY_IT}]
+    answer = await agents.claude_blocks(gateway, blocks)
+    assert not answer["is_error"]
+    assert SAID in answer["result"]
+    for asked in chats(neuron):
+        turn = next(turn for turn in asked["messages"] if turn["role"] == "user")
+        seen = [part["image_url"]["url"] for part in turn["content"] if "image_url" in part]
+        assert seen == [f"data:image/png;base64,{PIXEL}"]
 
 
 async def test_claude_code_tells_of_a_tool_that_fails(served: Any, agents: Any) -> None:
@@ -176,6 +215,16 @@ async def test_codex_sees_an_image_and_calls_a_tool(served: Any, agents: Any) ->
     assert seen[0]["image_url"]["url"].startswith("data:image/png;base64,")
     assert [turn["role"] for turn in second["messages"]][-2:] == ["assistant", "tool"]
     assert second["messages"][-2]["reasoning_content"] == "A tool."
+
+
+async def test_codex_has_an_answer_of_a_given_form(served: Any, agents: Any) -> None:
+    neuron, gateway = served
+    form = agents.folder / "form.json"
+    form.write_text(json.dumps(SCHEMA))
+    said = await agents.codex(gateway, SAY_IT, f"--output-schema={form}")
+    assert json.loads(said) == FORM
+    formats = [asked["response_format"] for asked in chats(neuron)]
+    assert [form["json_schema"]["schema"] for form in formats] == [SCHEMA, SCHEMA]
 
 
 async def test_codex_asks_again_what_broke_off(served: Any, agents: Any) -> None:

@@ -1,14 +1,11 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The vendors' JavaScript packages and the AI SDK, headless, against gateway, neuron and echo engines."""
 
-import asyncio
 import json
 from typing import Any
 
 import pytest
-
-from cortex_core.http.client import Client
-from cortex_core.testing import serving
+from passing import Passing, passing_to
 
 pytestmark = pytest.mark.slow
 
@@ -20,9 +17,11 @@ MODELS = (
     "echo/busy?fail=status:503",
     "echo/cold?load_s=2",
     "echo/cold-openai?load_s=2",
+    "echo/cold-responses?load_s=2",
     "echo/cold-anthropic?load_s=2",
     "echo/breaks?fail=stream&tokens=50",
     "echo/breaks-openai?fail=stream&tokens=50",
+    "echo/breaks-responses?fail=stream&tokens=50",
     "echo/breaks-anthropic?fail=stream&tokens=50",
 )
 # A cold load is to be held with signs of life, in a test's time.
@@ -35,72 +34,28 @@ SCHEMA = {
 }
 CATALOGUE = "".join(f'[[models]]\nid = "{model}"\nharness = "echo"\n' for model in MODELS)
 TEXT = "one two three"
-# What the AI SDK's providers make of a tool that throws.
-FAILED = {"openai": "no network", "anthropic": "Error: no network"}
+# Where the AI SDK's providers differ. That for Responses reads summaries of reasoning only, and names what it
+# believes to be stored by an id.
+PROVIDERS: dict[str, dict[str, Any]] = {
+    "openai": {"failed": "no network"},
+    "responses": {
+        "failed": "no network",
+        "usage": 3,
+        "thought": False,
+        "kept": "chained_conversation_not_supported",
+    },
+    "anthropic": {"failed": "Error: no network"},
+}
 
 
-class Passing:
-    """Passes everything on to a neuron, and records what is asked there."""
-
-    def __init__(self, endpoint: str) -> None:
-        self.asked: list[Any] = []
-        self._client = Client(endpoint)
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        body = b""
-        while (message := await receive())["type"] == "http.request":
-            body += message.get("body", b"")
-            if not message.get("more_body"):
-                break
-        if scope["path"].startswith("/v1/"):
-            self.asked.append(json.loads(body))
-        passing = asyncio.ensure_future(self._pass(scope, body, send))
-        leaving = asyncio.ensure_future(receive())
-        await asyncio.wait({passing, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        both = {passing, leaving}
-        for task in both:
-            task.cancel()
-        await asyncio.wait(both)
-        if not passing.cancelled():
-            passing.result()
-
-    async def _pass(self, scope: Any, body: bytes, send: Any) -> None:
-        fields = [field for field in scope["headers"] if field[0] != b"content-length"]
-        opening = self._client.open(
-            scope["method"], scope["path"], headers=fields, body=body or None
-        )
-        async with opening as reply:
-            kept = [f for f in reply.headers if f[0].lower() in (b"content-type", b"retry-after")]
-            await send({"type": "http.response.start", "status": reply.status, "headers": kept})
-            while part := await reply.read():
-                await send({"type": "http.response.body", "body": part, "more_body": True})
-            await send({"type": "http.response.body", "body": b""})
-
-    async def close(self) -> None:
-        await self._client.close()
-
-    @property
-    def images(self) -> int:
-        """Requests with the image that the scripts send."""
-        return sum("data:image/png;base64,iVBORw0KGgo" in json.dumps(asked) for asked in self.asked)
-
-    @property
-    def schemas(self) -> list[Any]:
-        """The forms of answers that were asked for."""
-        formats = [asked["response_format"] for asked in self.asked if "response_format" in asked]
-        return [found.get("json_schema", {}).get("schema") for found in formats]
-
-
-async def run(fleet: Any, agents: Any, script: str) -> tuple[Any, Passing]:
+async def run(fleet: Any, agents: Any, script: str, *args: str) -> tuple[Any, Passing]:
     """What the script told. The stream that it left in the middle has been ended on the neuron as well."""
     neuron = await fleet.neuron()
-    passing = Passing(neuron.endpoint)
-    async with serving(passing) as endpoint:
+    async with passing_to(neuron) as (passing, endpoint):
         gateway = await fleet.gateway(endpoint, models=CATALOGUE, config=CONFIG)
-        ran = await agents.script(script, gateway.endpoint)
+        ran = await agents.script(script, gateway.endpoint, *args)
         assert ran.code == 0, ran.err
         await neuron.until("/health", lambda h: not any(m["running"] for m in h["models"]))
-    await passing.close()
     return json.loads(ran.out), passing
 
 
@@ -126,8 +81,9 @@ async def test_openai(fleet: Any, agents: Any) -> None:
     assert (passing.images, passing.schemas) == (2, [SCHEMA])
 
 
-async def test_anthropic(fleet: Any, agents: Any) -> None:
-    told, passing = await run(fleet, agents, "anthropic.mjs")
+@pytest.mark.parametrize("package", ["@anthropic-ai/sdk", "anthropic-before"])
+async def test_anthropic(fleet: Any, agents: Any, package: str) -> None:
+    told, passing = await run(fleet, agents, "anthropic.mjs", package)
     assert sorted(told.pop("models")) == sorted(MODELS)
     assert told == {
         "plain": TEXT,
@@ -152,11 +108,13 @@ async def test_anthropic(fleet: Any, agents: Any) -> None:
 
 async def test_the_ai_sdk_in_both_dialects(fleet: Any, agents: Any) -> None:
     told, passing = await run(fleet, agents, "vercel.mjs")
-    assert set(told) == {"openai", "anthropic"}
+    assert set(told) == set(PROVIDERS)
     for name, found in told.items():
         assert "nobody/knows" in found.pop("says"), name
         assert found == {
             "plain": TEXT,
+            "further": "and four",
+            "kept": "and four",
             "streamed": TEXT,
             "usage": 10,
             "thought": True,
@@ -167,12 +125,12 @@ async def test_the_ai_sdk_in_both_dialects(fleet: Any, agents: Any) -> None:
             "busy": True,
             "image": TEXT,
             "structured": "Paris",
-            "failed": FAILED[name],
             "cold": TEXT,
             "broken": [["error"], True],
+            **PROVIDERS[name],
         }, name
-    assert passing.images == 2
-    # For any JSON by the one; the other has the answer forced into a tool that it makes up.
-    assert passing.schemas == [None]
-    tools = [asked["tools"][0]["function"] for asked in passing.asked if asked.get("tools")]
-    assert [tool["parameters"] for tool in tools if tool["name"] == "json"] == [SCHEMA]
+    assert passing.images == 3
+    # The provider for Anthropic has the answer forced into a tool that it makes up.
+    assert passing.schemas == [SCHEMA, SCHEMA]
+    tools = [asked["tools"][0].get("function", {}) for asked in passing.asked if asked.get("tools")]
+    assert [tool["parameters"] for tool in tools if tool.get("name") == "json"] == [SCHEMA]

@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-// The AI SDK, in both dialects: node vercel.mjs ENDPOINT. Prints what it saw as JSON; test_javascript.py says what that must be.
+// The AI SDK, in both dialects, and on Responses as its own OpenAI provider asks: node vercel.mjs ENDPOINT. Prints what it saw as JSON; test_javascript.py says what that must be.
 import { createAnthropic } from "@ai-sdk/anthropic";
+import { createOpenAI } from "@ai-sdk/openai";
 import { createOpenAICompatible } from "@ai-sdk/openai-compatible";
 import { generateObject, generateText, jsonSchema, stepCountIs, streamText, tool } from "ai";
 
 globalThis.AI_SDK_LOG_WARNINGS = false;
 const baseURL = `${process.argv[2]}/v1`;
 const providers = {
-  openai: createOpenAICompatible({ name: "cortex", baseURL, apiKey: "none", includeUsage: true }),
+  openai: createOpenAICompatible({ name: "cortex", baseURL, apiKey: "none", includeUsage: true, supportsStructuredOutputs: true }),
+  responses: createOpenAI({ baseURL, apiKey: "none" }),
   anthropic: createAnthropic({ baseURL, apiKey: "none" }),
 };
 const prompt = "one two three";
@@ -41,7 +43,13 @@ async function tell(name, provider) {
   }
   told.broken = [ends, said.startsWith("one")];
 
-  told.plain = (await generateText({ model: provider("echo/plain"), prompt })).text;
+  const first = await generateText({ model: provider("echo/plain"), prompt });
+  told.plain = first.text;
+  const history = [{ role: "user", content: prompt }, ...first.response.messages, { role: "user", content: "and four" }];
+  const going = { model: provider("echo/plain"), messages: history, maxRetries: 0 };
+  // What its OpenAI provider believes to be kept on the server, it would name there by an id.
+  told.further = (await generateText({ ...going, providerOptions: { openai: { store: false } } })).text;
+  told.kept = await generateText(going).then((said) => said.text, (error) => error.data.error.code);
 
   const streamed = streamText({ model: provider("echo/thinks?reasoning=1"), prompt });
   const kinds = new Set();
@@ -71,6 +79,5 @@ async function tell(name, provider) {
   return told;
 }
 
-const told = {};
-for (const [name, provider] of Object.entries(providers)) told[name] = await tell(name, provider);
-console.log(JSON.stringify(told));
+const telling = Object.entries(providers).map(async ([name, provider]) => [name, await tell(name, provider)]);
+console.log(JSON.stringify(Object.fromEntries(await Promise.all(telling))));

@@ -8,6 +8,7 @@ from typing import Any
 import anthropic
 import openai
 import pytest
+from passing import Passing, passing_to
 
 pytestmark = pytest.mark.slow
 
@@ -32,15 +33,18 @@ ASKED: Any = [{"role": "user", "content": TEXT}]
 
 
 @pytest.fixture
-async def endpoint(fleet: Any) -> AsyncIterator[str]:
+async def served(fleet: Any) -> AsyncIterator[tuple[str, Passing]]:
+    """Where the gateway is asked, and what stands before its neuron."""
     neuron = await fleet.neuron()
-    gateway = await fleet.gateway(neuron, models=CATALOGUE, config=CONFIG)
-    yield gateway.endpoint
-    # Whatever was left in the middle has ended on the neuron as well.
-    await neuron.until("/health", lambda h: not any(m["running"] for m in h["models"]))
+    async with passing_to(neuron) as (passing, upstream):
+        gateway = await fleet.gateway(upstream, models=CATALOGUE, config=CONFIG)
+        yield gateway.endpoint, passing
+        # Whatever was left in the middle has ended on the neuron as well.
+        await neuron.until("/health", lambda h: not any(m["running"] for m in h["models"]))
 
 
-async def test_openai(endpoint: str) -> None:
+async def test_openai(served: tuple[str, Passing]) -> None:
+    endpoint, passing = served
     async with openai.AsyncOpenAI(
         base_url=f"{endpoint}/v1", api_key="none", max_retries=0
     ) as client:
@@ -48,6 +52,7 @@ async def test_openai(endpoint: str) -> None:
         picture = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PIXEL}"}}
         seen = [{"role": "user", "content": [{"type": "text", "text": TEXT}, picture]}]
         assert (await chat.create(model=PLAIN, messages=seen)).choices[0].message.content == TEXT
+        assert passing.asked[-1]["messages"] == seen
 
         form = {
             "type": "json_schema",
@@ -56,6 +61,7 @@ async def test_openai(endpoint: str) -> None:
         wanted = [{"role": "user", "content": '{"city": "Paris"}'}]
         formed = await chat.create(model=PLAIN, messages=wanted, response_format=form)
         assert json.loads(formed.choices[0].message.content) == {"city": "Paris"}
+        assert passing.asked[-1]["response_format"] == form
 
         function = {"name": "get_weather", "arguments": '{"city": "Paris"}'}
         call = {"id": "call_1", "type": "function", "function": function}
@@ -78,8 +84,9 @@ async def test_openai(endpoint: str) -> None:
         assert broken.value.code == "engine_died"
 
 
-async def test_anthropic_s_runner_goes_on_without_a_thread(endpoint: str) -> None:
+async def test_anthropic_s_runner_goes_on_without_a_thread(served: tuple[str, Passing]) -> None:
     """What it would have a server keep is refused, and all that it sends afterwards has the whole history."""
+    endpoint, _ = served
     sent: list[Any] = []
 
     async def note(request: Any) -> None:
@@ -112,18 +119,21 @@ async def test_anthropic_s_runner_goes_on_without_a_thread(endpoint: str) -> Non
     assert len(sent) == (3 if int(anthropic.__version__.partition(".")[0]) else 2)
 
 
-async def test_anthropic(endpoint: str) -> None:
+async def test_anthropic(served: tuple[str, Passing]) -> None:
+    endpoint, passing = served
     async with anthropic.AsyncAnthropic(base_url=endpoint, api_key="none", max_retries=0) as client:
         create: Any = client.messages.create
         source = {"type": "base64", "media_type": "image/png", "data": PIXEL}
         parts = [{"type": "image", "source": source}, {"type": "text", "text": TEXT}]
         seen = [{"role": "user", "content": parts}]
         assert (await create(model=PLAIN, max_tokens=9, messages=seen)).content[0].text == TEXT
+        assert (passing.images, passing.schemas) == (1, [])
 
         wanted = [{"role": "user", "content": '{"city": "Paris"}'}]
         form = {"output_config": {"format": {"type": "json_schema", "schema": SCHEMA}}}
         formed = await create(model=PLAIN, max_tokens=9, messages=wanted, extra_body=form)
         assert json.loads(formed.content[0].text) == {"city": "Paris"}
+        assert (passing.images, passing.schemas) == (1, [SCHEMA])
 
         use = {"type": "tool_use", "id": "call_1", "name": "get_weather", "input": {"city": "Paris"}}  # fmt: skip
         result = {"type": "tool_result", "tool_use_id": "call_1", "content": "no network"}

@@ -44,6 +44,8 @@ TAKEN = {
     *((kind, name) for kind in OF_THE_SERVER for name in ("id", "status")),
     ("", "metadata"),
 }
+# A field that no type has.
+UNKNOWN = "unheard_of"
 
 
 class Sent(NamedTuple):
@@ -112,8 +114,9 @@ def kind_of(kind: Any) -> str:
 def walk(
     kind: Any, wrap: Callable[[Any], Fields], path: tuple[str, ...], seen: set[Any]
 ) -> Iterator[Sent]:
-    """Each field of an object and of those within it, each of these once below its parent."""
+    """Each field of an object, one that it does not have, and those of objects within it, each of these once below its parent."""
     base = sample(kind)
+    yield Sent((*path, UNKNOWN), wrap(base), wrap({**base, UNKNOWN: "f"}))
     for name, hint in hints(kind).items():
         here = (*path, name)
         rest = {field: value for field, value in base.items() if field != name}

@@ -3,6 +3,7 @@
 
 import importlib.util
 import os
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -46,9 +47,9 @@ def _make_start(run_dir: Path, model_path: Path = DEMO, **spec: Any) -> Start:
 
 
 class Model:
-    """An engine that is up, and how it is asked."""
+    """An engine that is up, and how it is asked. `phases`: of its start, and when each began; monotonic seconds."""
 
-    def __init__(self, engine: VllmEngine, ready: Ready, phases: list[str]) -> None:
+    def __init__(self, engine: VllmEngine, ready: Ready, phases: dict[str, float]) -> None:
         self.engine = engine
         self.ready = ready
         self.phases = phases
@@ -74,11 +75,11 @@ class Model:
 
 async def _start_model(run_dir: Path, **spec: Any) -> Model:
     engine = VllmEngine()
-    phases: list[str] = []
+    phases: dict[str, float] = {}
 
     def report(told: Phase | Steps) -> None:
         if isinstance(told, Phase):
-            phases.append(told.phase)
+            phases.setdefault(told.phase, time.monotonic())
 
     ready = await engine.start(_make_start(run_dir, **spec), report)
     return Model(engine, ready, phases)

@@ -18,7 +18,7 @@ PORT_CONTENT = "The gateway listens on port 31313."
 THOUGHT = f"<think>\n{PORT_REASONING}\n</think>\n\n{PORT_CONTENT}"
 WEATHER = "What is the weather in Paris?"
 # From the engine's first step on, where vLLM would compile what logprobs need; a heartbeat meanwhile.
-AT_ONCE_S = 10.0
+AT_ONCE_S = 15.0
 SILENT_S = 5.0
 TOOLS = [
     {

@@ -25,10 +25,7 @@ KV_CACHE_MB = 1024
 
 
 def has_gpu() -> bool:
-    gpus = Nvml()
-    found = bool(gpus.driver().devices)
-    gpus.close()
-    return found
+    return bool(Nvml().driver().devices)
 
 
 pytestmark = pytest.mark.skipif(not has_gpu(), reason="not run: there is no NVIDIA GPU here")

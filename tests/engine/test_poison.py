@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """An engine whose weights turn into no numbers while it runs: it goes on, and must not."""
 
+import asyncio
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,19 @@ from neuron.host.engine import PoisonedError
 from neuron.host.processes import descendants
 
 DEMO = Path(neuron.__file__).parent / "demo"
+# A look at its numbers comes soon, and a loss is followed by a start at once.
+CONFIG = """
+[harness.vllm]
+warm_spare = true
+kv_cache_mb = 64
+[supervision]
+probe_interval_s = 0.5
+[[default_models]]
+model_id = "helexa/demo"
+harness = "vllm"
+"""
+QUESTION = "Which port does the gateway use?"
+CHAT = "/v1/chat/completions"
 # A NaN as bfloat16 writes it.
 NAN = b"\xc0\x7f"
 
@@ -88,3 +102,23 @@ async def test_output_that_is_no_number_is_told_with_the_health_of_the_logits(
     assert decode["nan"] > 0
     assert prefill["finite_max"] == 0
     await model.engine.stop()
+
+
+async def test_a_model_that_computes_no_numbers_is_started_again_and_answers_well(
+    fleet: Any,
+) -> None:
+    daemon = await fleet.neuron(config=CONFIG)
+    await daemon.until("/health", lambda health: health["activation"]["state"] == "ready", 300)
+    well = await daemon.chat("helexa/demo", QUESTION, temperature=0)
+    (core,) = [pid for pid, name in descendants(daemon.pid).items() if "EngineCor" in name]
+    norm = tensor_bytes(DEMO / "model.safetensors", "model.norm.weight")
+    assert overwrite(core, norm, NAN * (len(norm) // 2))
+    asked = {"model": "helexa/demo", "messages": [{"role": "user", "content": QUESTION}]}
+    work = asyncio.create_task(daemon.post(CHAT, {**asked, "max_tokens": 4000, "ignore_eos": True}))
+    lost = await daemon.until("/models", lambda models: models[0]["status"] == "recovering", 30)
+    assert "no numbers" in lost[0]["last_error"]
+    assert '"kind": "engine_poisoned"' in daemon.log
+    await daemon.until("/models", lambda models: models[0]["status"] == "loaded", 300)
+    again = await daemon.chat("helexa/demo", QUESTION, temperature=0)
+    assert again["choices"] == well["choices"]
+    await work

@@ -125,14 +125,61 @@ async def test_a_schema_that_cannot_be_held_is_refused(model: Any) -> None:
     assert "not supported" in answer.json["error"]["message"]
 
 
+CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
+SAID = {"messages": [{"role": "user", "content": RECORD_OF}]}
+# No texts, which may have blanks in them.
+FLAGS = {
+    "type": "object",
+    "properties": {"a": {"type": "boolean"}, "b": {"type": "boolean"}},
+    "required": ["a", "b"],
+    "additionalProperties": False,
+}
+FORM = {"type": "json_schema", "json_schema": {"name": "flags", "schema": FLAGS}}
+FLAGGED = [{"type": "function", "function": {"name": "flag", "parameters": FLAGS}}]
+ONLY = {"type": "function", "function": {"name": "flag"}}
+HELD: dict[str, tuple[str, dict[str, Any]]] = {
+    "json_schema": (CHAT, {**SAID, "response_format": FORM}),
+    "json": (CHAT, {**SAID, "structured_outputs": {"json": FLAGS}}),
+    "required": (CHAT, {**SAID, "tools": FLAGGED, "tool_choice": "required"}),
+    "named": (CHAT, {**SAID, "tools": FLAGGED, "tool_choice": ONLY}),
+    "a completion's schema": (COMPLETIONS, {"prompt": RECORD_OF, "response_format": FORM}),
+    "a completion's json": (COMPLETIONS, {"prompt": "a", "structured_outputs": {"json": FLAGS}}),
+}
+
+
 @pytest.mark.parametrize("stream", [False, True])
-async def test_white_space_ends_in_a_form(model: Any, stream: bool) -> None:
+@pytest.mark.parametrize(("path", "fields"), HELD.values(), ids=HELD.keys())
+async def test_white_space_ends_in_a_form(
+    model: Any, path: str, fields: dict[str, Any], stream: bool
+) -> None:
     blanks = {str(token): 100 for token in await blank_tokens(model)}
-    answer = await hear(
-        model, RECORD_OF, response_format=BY_SCHEMA, logit_bias=blanks, stream=stream,
-        max_tokens=100, **OFF,
-    )  # fmt: skip
-    assert "  " not in answer.content.partition('"name"')[0]
+    asked = {"model": "helexa/demo", "temperature": 0, "logit_bias": blanks, "max_tokens": 300}
+    off = OFF if path == CHAT else {}
+    answer = await model.post(path, {**asked, **fields, **off, "stream": stream})
+    assert answer.status == 200, answer.body
+    choices = [
+        choice
+        for chunk in (model.read_stream(answer) if stream else [answer.json])
+        for choice in chunk["choices"]
+    ]
+    assert choices[-1]["finish_reason"] in {"stop", "tool_calls"}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_no_white_space_comes_before_the_first_key(model: Any, stream: bool) -> None:
+    blanks = {str(token): 100 for token in await blank_tokens(model)}
+    form = {"type": "json_object"}
+    heard = await hear(
+        model,
+        RECORD_OF,
+        response_format=form,
+        logit_bias=blanks,
+        stream=stream,
+        max_tokens=9,
+        **OFF,
+    )
+    assert heard.content is not None
+    assert heard.content.startswith('{"')
 
 
 async def blank_tokens(model: Any) -> list[int]:

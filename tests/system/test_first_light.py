@@ -14,6 +14,7 @@ from cortex_core import sse
 
 pytestmark = pytest.mark.slow
 
+CHAT = "/v1/chat/completions"
 ECHO = '[[models]]\nid = "{id}"\nharness = "echo"\n'
 LONG = "echo/long?tokens=100000&token_s=0.005"
 
@@ -49,7 +50,7 @@ async def test_a_stream_comes_piece_by_piece_and_says_where_it_went(fleet: Any) 
     await gateway.chat(model)
     times_s, events, splitter = [], [], sse.Splitter()
     body = json.dumps(ask(model, stream=True)).encode()
-    async with gateway.client.open("POST", "/v1/chat/completions", body=body) as reply:
+    async with gateway.client.open("POST", CHAT, body=body) as reply:
         while chunk := await reply.read():
             times_s.append(time.monotonic())
             events += splitter.feed(chunk)
@@ -69,11 +70,11 @@ async def test_a_client_that_leaves_frees_the_engine_within_a_second(
 ) -> None:
     neuron = await fleet.neuron()
     gateway = await fleet.gateway(neuron, models=catalogue(LONG))
-    await gateway.post("/v1/chat/completions", ask(LONG, max_tokens=1))
+    await gateway.post(CHAT, ask(LONG, max_tokens=1))
     body = json.dumps(ask(LONG, stream=stream)).encode()
 
     async def talk() -> None:
-        async with gateway.client.open("POST", "/v1/chat/completions", body=body) as reply:
+        async with gateway.client.open("POST", CHAT, body=body) as reply:
             while await reply.read():
                 pass
 
@@ -109,9 +110,7 @@ async def test_a_load_that_fails_says_why_to_everyone_who_waits(fleet: Any) -> N
     model = "echo/never?fail=load"
     gateway = await fleet.gateway(neuron, models=catalogue(model))
     async with asyncio.timeout(10):
-        got = await asyncio.gather(
-            *(gateway.post("/v1/chat/completions", ask(model)) for _ in range(5))
-        )
+        got = await asyncio.gather(*(gateway.post(CHAT, ask(model)) for _ in range(5)))
     assert [(status, json.loads(raw)["error"]["code"]) for status, _, raw in got] == [
         (502, "load_failed")
     ] * 5
@@ -121,10 +120,10 @@ async def test_a_load_that_fails_says_why_to_everyone_who_waits(fleet: Any) -> N
 async def test_a_neuron_that_dies_in_a_stream_ends_it_in_an_error_event(fleet: Any) -> None:
     neuron = await fleet.neuron()
     gateway = await fleet.gateway(neuron, models=catalogue(LONG))
-    await gateway.post("/v1/chat/completions", ask(LONG, max_tokens=1))
+    await gateway.post(CHAT, ask(LONG, max_tokens=1))
     body = json.dumps(ask(LONG, stream=True)).encode()
     raw = b""
-    async with gateway.client.open("POST", "/v1/chat/completions", body=body) as reply:
+    async with gateway.client.open("POST", CHAT, body=body) as reply:
         raw += await reply.read()
         neuron.process.kill()
         async with asyncio.timeout(5):
@@ -133,7 +132,7 @@ async def test_a_neuron_that_dies_in_a_stream_ends_it_in_an_error_event(fleet: A
     *_, error, done = raw.removesuffix(b"\n\n").split(b"\n\n")
     assert b'"code":"upstream_connection_error"' in error
     assert done == b"data: [DONE]"
-    status, headers, raw = await gateway.post("/v1/chat/completions", ask(LONG))
+    status, headers, raw = await gateway.post(CHAT, ask(LONG))
     assert (status, json.loads(raw)["error"]["code"]) in (
         (502, "upstream_connection_error"),
         (503, "no_healthy_node"),
@@ -145,7 +144,7 @@ async def test_an_engine_that_dies_in_a_stream_is_told_and_comes_back(fleet: Any
     neuron = await fleet.neuron()
     model = "echo/fragile?fail=stream&tokens=50"
     gateway = await fleet.gateway(neuron, models=catalogue(model))
-    _, _, raw = await gateway.post("/v1/chat/completions", ask(model, stream=True))
+    _, _, raw = await gateway.post(CHAT, ask(model, stream=True))
     *_, error, done = raw.removesuffix(b"\n\n").split(b"\n\n")
     assert b'"code":"engine_died"' in error
     assert done == b"data: [DONE]"
@@ -156,7 +155,7 @@ async def test_an_engine_that_dies_in_a_stream_is_told_and_comes_back(fleet: Any
 async def test_no_neuron_up_is_503_with_retry_after_and_the_gateway_lives(fleet: Any) -> None:
     gateway = await fleet.gateway("http://127.0.0.1:9", models=catalogue("echo/small"))
     for model in ("echo/small", "nobody/knows"):
-        status, headers, raw = await gateway.post("/v1/chat/completions", ask(model))
+        status, headers, raw = await gateway.post(CHAT, ask(model))
         assert (status, json.loads(raw)["error"]["code"]) == (503, "no_healthy_node")
         assert int(headers[b"retry-after"]) >= 1
     entry = (await gateway.get("/v1/models"))["data"][0]
@@ -164,21 +163,27 @@ async def test_no_neuron_up_is_503_with_retry_after_and_the_gateway_lives(fleet:
 
 
 @pytest.mark.parametrize(
-    ("path", "body", "status", "code"),
+    ("path", "body", "status", "code", "told"),
     [
-        ("/v1/chat/completions", ask("nobody/knows"), 404, "model_not_found"),
-        ("/v1/chat/completions", b"{", 400, "malformed_json"),
-        ("/v1/chat/completions", {"messages": []}, 400, "missing_model_field"),
-        ("/v1/chat/completions", ask("echo/small", stream="yes"), 400, "invalid_request_body"),
-        ("/v1/completions", {"model": 3}, 400, "invalid_request_body"),
-        ("/v1/nothing", {}, 404, "route_not_found"),
-        ("/v1/models", {}, 405, "method_not_allowed"),
-        ("/v1/chat/completions", b" " * 100_000_000, 413, "request_too_large"),
+        (CHAT, ask("nobody/knows"), 404, "model_not_found", "'nobody/knows' is not served"),
+        (CHAT, b"{", 400, "malformed_json", "is not valid JSON: Input data was truncated"),
+        (CHAT, {"messages": []}, 400, "missing_model_field", "`model` is missing or empty"),
+        (CHAT, ask("echo/small", stream="yes"), 400, "invalid_request_body", "at `$.stream`"),
+        ("/v1/completions", {"model": 3}, 400, "invalid_request_body", "at `$.model`"),
+        ("/v1/nothing", {}, 404, "route_not_found", "There is no route POST /v1/nothing here."),
+        (
+            "/v1/models",
+            {},
+            405,
+            "method_not_allowed",
+            "/v1/models does not take POST; it takes GET",
+        ),
+        (CHAT, b" " * 100_000_000, 413, "request_too_large", "64 MiB"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
 async def test_what_a_client_gets_wrong_is_said_clearly(
-    fleet: Any, path: str, body: Any, status: int, code: str
+    fleet: Any, path: str, body: Any, status: int, code: str, told: str
 ) -> None:
     neuron = await fleet.neuron()
     gateway = await fleet.gateway(neuron, models=catalogue("echo/small"))
@@ -186,7 +191,7 @@ async def test_what_a_client_gets_wrong_is_said_clearly(
         got, headers, raw = await daemon.post(path, body)
         error = json.loads(raw)["error"]
         assert (got, error["code"]) == (status, code)
-        assert len(error["message"]) > 20
+        assert told in error["message"], error
         assert headers[b"x-request-id"]
         assert b"retry-after" not in headers
 
@@ -221,8 +226,8 @@ async def test_sigterm_lets_a_running_answer_end_and_refuses_new_ones(fleet: Any
     neuron = await fleet.neuron()
     model = "echo/slow?tokens=20&token_s=0.05"
     gateway = await fleet.gateway(neuron, models=catalogue(model))
-    await gateway.post("/v1/chat/completions", ask(model, max_tokens=1))
-    answer = asyncio.create_task(gateway.post("/v1/chat/completions", ask(model, stream=True)))
+    await gateway.post(CHAT, ask(model, max_tokens=1))
+    answer = asyncio.create_task(gateway.post(CHAT, ask(model, stream=True)))
     await neuron.until("/health", lambda health: running(health) == 1)
     gateway.process.send_signal(signal.SIGTERM)
     _, _, raw = await answer
@@ -236,7 +241,7 @@ async def test_a_held_request_gets_its_503_at_sigterm(fleet: Any) -> None:
     neuron = await fleet.neuron()
     model = "echo/cold?load_s=30"
     gateway = await fleet.gateway(neuron, models=catalogue(model))
-    held = asyncio.create_task(gateway.post("/v1/chat/completions", ask(model)))
+    held = asyncio.create_task(gateway.post(CHAT, ask(model)))
     await neuron.until("/models", lambda models: models and models[0]["status"] == "loading")
     gateway.process.send_signal(signal.SIGTERM)
     async with asyncio.timeout(3):

@@ -152,6 +152,7 @@ ROWS = [
         {PROTOCOL},
         shared_stream={WELL, PROTOCOL},
     ),
+    Row("a head and nothing else", on_inference(Fault(cut_after=0)), {CONNECTION}, {CONNECTION}),
     Row(
         "half an answer",
         on_inference(Fault(cut_after=HALF)),

@@ -144,8 +144,9 @@ async def test_arrivals_that_take_turns_do_not_make_models_take_turns(five: Five
 
 
 async def test_two_that_are_asked_for_all_the_time_each_have_their_residency(five: Five) -> None:
-    residency_s, turns = 1.0, 4
-    one, other = models = ["echo/one", "echo/other"]
+    residency_s, turns = 0.6, 4
+    # as long as that only where going and coming back take long
+    one, other = models = [f"echo/{name}?sleep_s=0.1&wake_s=0.2" for name in ("one", "other")]
     async with five.gateway(models, LARGE_MB, residency_s) as gateway:
         began_s = time.monotonic()
         asked = dict.fromkeys(models, 0)

@@ -7,6 +7,7 @@ import importlib.util
 import io
 import json
 import os
+import random
 import struct
 import zlib
 from collections.abc import AsyncIterator
@@ -33,6 +34,10 @@ if MISSING:
     pytest.skip(f"not run: {MISSING[0]} is not installed", allow_module_level=True)
 
 MODEL = "test/sees"
+# Rounding could decide in bfloat16, and two ranks add up in another order than one.
+SPEC = {"model_id": MODEL, "dtype": "float32"}
+# The same files.
+SPLIT = {**SPEC, "model_id": "test/sees-by-two", "tensor_parallel": 2}
 DEMO_PATH = Path(neuron.__file__).parent / "demo"
 MARKERS = ["<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
 TEMPLATE = """\
@@ -48,12 +53,13 @@ TEXT = {
     "hidden_size": 128, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2,
     "num_key_value_heads": 2, "max_position_embeddings": 1024,
     "rope_parameters": {"rope_type": "default", "mrope_section": [8, 12, 12], "rope_theta": 1e4},
+    "initializer_range": 0.1,  # so that what it says depends on the picture
 }  # fmt: skip
 # A token is a square of two by two patches, so of 28 by 28 pixels.
 VISION = {
     "depth": 2, "hidden_size": 64, "intermediate_size": 64, "num_heads": 2, "out_hidden_size": 128,
     "patch_size": 14, "spatial_merge_size": 2, "temporal_patch_size": 2, "window_size": 112,
-    "fullatt_block_indexes": [1],
+    "fullatt_block_indexes": [1], "initializer_range": 0.1,
 }  # fmt: skip
 PROCESSOR = {
     "image_processor_type": "Qwen2VLImageProcessor", "processor_class": "Qwen2_5_VLProcessor",
@@ -77,7 +83,7 @@ def make_model(folder: Path) -> None:
     ids |= {"image_token_id": image, "video_token_id": video}
     torch.manual_seed(0)
     config = Qwen2_5_VLConfig(
-        text_config=TEXT | text, vision_config=VISION, tie_word_embeddings=True, **ids
+        text_config=TEXT | text, vision_config=VISION, tie_word_embeddings=False, **ids
     )
     Qwen2_5_VLForConditionalGeneration(config).to(torch.bfloat16).save_pretrained(folder)
     tokenizer.save(str(folder / "tokenizer.json"))
@@ -93,11 +99,12 @@ async def seeing(open_fleet: Any) -> AsyncIterator[Any]:
     """A neuron with the model, which may fetch images from 127.0.0.1."""
     async with open_fleet() as fleet:
         await asyncio.to_thread(make_model, fleet.folder / "models" / MODEL)
-        settings = 'allowed_media_domains = ["127.0.0.1"]\nwarm_spare = false\nkv_cache_mb = 64\n'
+        (fleet.folder / "models" / SPLIT["model_id"]).symlink_to(Path(MODEL).name)
+        settings = 'allowed_media_domains = ["127.0.0.1"]\nwarm_spare = true\nkv_cache_mb = 64\n'
         where = f'model_dirs = ["{fleet.folder}/models"]\n'
         daemon = await fleet.neuron(config=f"[harness.vllm]\n{settings}{where}")
         daemon.counted_by_files = await count_by_files(daemon)
-        status, _, body = await daemon.post("/models/load", {"model_id": MODEL})
+        status, _, body = await daemon.post("/models/load", SPEC)
         assert status == 200, body
         daemon.gateway = await fleet.gateway(daemon)
         await daemon.gateway.until("/v1/models", lambda models: models["data"][0]["loaded"])
@@ -107,8 +114,8 @@ async def seeing(open_fleet: Any) -> AsyncIterator[Any]:
 async def count_by_files(daemon: Any) -> int:
     """What a prompt with an image costs, while the model is not up."""
     asked = asking(CHAT, as_uri(draw(112, 112)))
-    spec, request = {"model_id": MODEL}, {"messages": asked["messages"]}
-    status, _, body = await daemon.post("/models/count", {"spec": spec, "request": request})
+    count_request = {"spec": SPEC, "request": {"messages": asked["messages"]}}
+    status, _, body = await daemon.post("/models/count", count_request)
     assert status == 200, body
     count: int = json.loads(body)["count"]
     return count
@@ -120,6 +127,16 @@ def draw(width: int, height: int) -> bytes:
 
     out = io.BytesIO()
     Image.new("RGB", (width, height), (200, 30, 30)).save(out, "PNG")
+    return out.getvalue()
+
+
+def noise(width: int, height: int) -> bytes:
+    """A picture of nothing, the same each time."""
+    from PIL import Image
+
+    out = io.BytesIO()
+    data = random.Random(width).randbytes(3 * width * height)  # noqa: S311 - no secret
+    Image.frombytes("RGB", (width, height), data).save(out, "PNG")
     return out.getvalue()
 
 
@@ -253,6 +270,25 @@ async def test_an_image_is_fetched_from_where_that_is_allowed(seeing: Any) -> No
         fetched = await count_prompt(seeing, CHAT, f"{endpoint}/a.png")
     assert fetched == await count_prompt(seeing, CHAT, as_uri(picture))
     assert [path for _, path, _, _ in server.asked] == ["/a.png"]
+
+
+async def see(daemon: Any, spec: dict[str, Any], picture: bytes) -> str:
+    """What a model says of a picture, greedily."""
+    asked = {**asking(CHAT, as_uri(picture)), "model": spec["model_id"], "max_tokens": 12}
+    status, _, body = await daemon.post(CHAT, asked)
+    assert status == 200, body
+    answer = json.loads(body)
+    return str(answer["choices"][0]["message"]["content"])
+
+
+async def test_two_ranks_see_what_one_sees(seeing: Any) -> None:
+    status, _, body = await seeing.post("/models/load", SPLIT)
+    assert status == 200, body
+    pictures = [draw(56, 56), draw(112, 112), noise(112, 112), noise(196, 56)]
+    alone = [await see(seeing, SPEC, picture) for picture in pictures]
+    assert len(set(alone)) == len(pictures)  # it does look
+    together = await asyncio.gather(*(see(seeing, SPLIT, picture) for picture in pictures))
+    assert together == alone
 
 
 async def test_no_redirect_is_followed(seeing: Any) -> None:

@@ -86,11 +86,7 @@ def write_section(rounds: int, here: Machine, written: str) -> str:
 
 
 def _discover() -> tuple[str, Discovery]:
-    driver = Nvml()
-    try:
-        return discover(Config(), driver)
-    finally:
-        driver.close()
+    return discover(Config(), Nvml().driver())
 
 
 def _is_installed(name: str) -> bool:

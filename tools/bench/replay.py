@@ -78,7 +78,7 @@ def write_models(own: Costs, *, can_sleep: bool) -> str:
 
 
 def write_gateway(port: int, neuron: int, residency_s: float) -> str:
-    """The defaults in our time, but for the residency."""
+    """The defaults in our time, but for the residency where that was asked for."""
     return (
         f'[gateway]\nlisten = "{HOST}:{port}"\nmetrics_listen = "{HOST}:0"\n'
         f"[loading]\nload_wait_s = {600 / SCALE}\n"
@@ -218,8 +218,8 @@ def main() -> None:
     """Replay, print, and write where asked to. Exit code 1: the bound is not kept, or it could not be measured."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=1, help="rounds, of two minutes each (1)")
-    parser.add_argument("--residency", type=float, default=0.0, metavar="SECONDS",
-                        help="min_residency_s of the gateway, of the trace's time (0)")  # fmt: skip
+    parser.add_argument("--residency", type=float, default=30.0, metavar="SECONDS",
+                        help="min_residency_s of the gateway, of the trace's time (30, as it is by default)")  # fmt: skip
     parser.add_argument("--write", action="store_true", help=f"write the table into {PAGE.name}")
     given = parser.parse_args()
     trace = make_trace()

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Fleets of any size, in which it is known what becomes of a request: what the benchmark of decisions asks."""
 
+from collections.abc import Callable
+
 import msgspec
 
 from cortex_core.catalogue import Catalogue, Model
@@ -10,6 +12,9 @@ from cortex_gateway.config import EvictionSettings
 from cortex_gateway.fleet import Fleet, Report
 from cortex_gateway.routing.least_busy import least_busy
 from cortex_gateway.routing.plan import Decision, plan
+from cortex_gateway.routing.policy import Policy
+from cortex_gateway.routing.session import read_session
+from cortex_gateway.routing.session_affinity import session_affinity
 
 NOW_S = 100_000.0
 DEVICE_MB = 24_000
@@ -20,6 +25,17 @@ PER_NODE = 6
 SERVING = 4
 # Models that no node has; the rest is spread over the nodes.
 ABSENT = 10
+# An agent's request, 33 kB of it: what it is told first, and what was said since.
+TOLD, SAID = "You are an agent. " * 440, "It was said, and done. " * 56
+BODY = msgspec.json.encode(
+    {
+        "model": "org/model-1",
+        "messages": [{"role": "system", "content": TOLD}]
+        + [{"role": role, "content": SAID} for role in ("user", "assistant") * 9],
+    }
+)
+HEADERS = [(b"host", b"gateway:31313"), (b"content-type", b"application/json")]
+NAMED = [*HEADERS, (b"x-session-id", b"0f6c3a52-55d6-4f0c-8d43-1c1f7b3c9f11")]
 
 
 class Scene(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,6 +44,7 @@ class Scene(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         decision: the name of its type.
         model: what the request asks for.
+        choose: makes the policy, for this request alone.
     """
 
     key: str
@@ -36,6 +53,7 @@ class Scene(msgspec.Struct, frozen=True, kw_only=True):
     fleet: Fleet
     catalogue: Catalogue
     model: str
+    choose: Callable[[], Policy] = lambda: least_busy
     rules: EvictionSettings = EvictionSettings()
 
     def decide(self) -> Decision:
@@ -44,7 +62,7 @@ class Scene(msgspec.Struct, frozen=True, kw_only=True):
             self.fleet.view(),
             self.catalogue,
             self.model,
-            least_busy,
+            self.choose(),
             eviction=self.rules,
             now_s=NOW_S,
         )
@@ -66,10 +84,29 @@ def build_scenes(nodes: int, models: int) -> list[Scene]:
         ("queue", "wait for room: everybody works", "Queue", busy, absent),
         ("refuse", "refuse: too large for every node", "Refuse", roomy, large),
     ]
-    return [
+    scenes = [
         Scene(key=key, label=label, decision=decision, fleet=fleet, catalogue=catalogue, model=model)
         for key, label, decision, fleet, model in told
     ]  # fmt: skip
+    serve = scenes[0]
+    return [serve, *_by_session(serve), *scenes[1:]]
+
+
+def _by_session(serve: Scene) -> list[Scene]:
+    """The same with `session_affinity`, between two replicas."""
+    told = [
+        ("serve_named", "serve, by the session that a header names", NAMED),
+        ("serve_read", "serve, by the session read off a body of 33 kB", HEADERS),
+    ]
+    return [
+        msgspec.structs.replace(
+            serve,
+            key=key,
+            label=label,
+            choose=lambda headers=headers: session_affinity(lambda: read_session(headers, BODY)),
+        )
+        for key, label, headers in told
+    ]
 
 
 def build_catalogue(models: int) -> Catalogue:

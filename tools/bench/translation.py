@@ -4,6 +4,7 @@
 import argparse
 import asyncio
 import contextlib
+import re
 import sys
 import tempfile
 from collections.abc import AsyncIterator
@@ -55,6 +56,7 @@ _END = (
     b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\n'
     b': usage {"prompt_tokens":9,"completion_tokens":9,"total_tokens":18}\n\ndata: [DONE]\n\n'
 )
+_LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 
 
 class Neuron:
@@ -69,18 +71,22 @@ class Neuron:
         }
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One request, and the end of the connection."""
+        """Requests until one is answered, which ends the connection; as all servers it goes on after a 404."""
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
-            head = await reader.readuntil(b"\r\n\r\n")
-            path = head.split(b" ", 2)[1].decode()
-            if path in self._told:
-                writer.write(_HEAD % b"application/json" + self._told[path])
-            elif path == PLAIN[0]:
-                await self._stream(writer)
-            else:
-                writer.write(b"HTTP/1.1 404 Not Found\r\nconnection: close\r\n\r\n")
+            while not await self._answer(await _read_path(reader), writer):
+                await writer.drain()
             await writer.drain()
         writer.close()
+
+    async def _answer(self, path: str, writer: asyncio.StreamWriter) -> bool:
+        if path in self._told:
+            writer.write(_HEAD % b"application/json" + self._told[path])
+        elif path == PLAIN[0]:
+            await self._stream(writer)
+        else:
+            writer.write(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n")
+            return False
+        return True
 
     async def _stream(self, writer: asyncio.StreamWriter) -> None:
         writer.write(_HEAD % b"text/event-stream")
@@ -91,6 +97,14 @@ class Neuron:
             due_s += 1 / CHUNKS_PER_S
             await asyncio.sleep(due_s - loop.time())
         writer.write(_END)
+
+
+async def _read_path(reader: asyncio.StreamReader) -> str:
+    """The path of the next request, which is read to its end."""
+    head = await reader.readuntil(b"\r\n\r\n")
+    length = _LENGTH.search(head)
+    await reader.readexactly(int(length[1]) if length else 0)
+    return head.split(b" ", 2)[1].decode()
 
 
 @asynccontextmanager

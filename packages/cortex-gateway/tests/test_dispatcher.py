@@ -291,3 +291,35 @@ async def test_a_conversation_is_known_by_its_first_messages(fake: Any, start: A
             nodes.add(answer.header(b"x-cortex-node"))
             said.append({"role": "assistant", "content": "yes"})
     assert len(nodes) == 1
+
+
+def lost_after_head(neuron: Any, *, is_cut: bool) -> Any:
+    """A neuron whose streams are a head and nothing else."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http" or scope["method"] == "GET":
+            await neuron(scope, receive, send)
+            return
+        await send({"type": "http.response.start", "status": 200, "headers": SSE})
+        await send({"type": "http.response.body", "body": b"", "more_body": is_cut})
+        if is_cut:
+            raise ConnectionError
+
+    return app
+
+
+@pytest.mark.parametrize("is_cut", [True, False])
+async def test_a_stream_that_is_lost_before_its_first_byte_is_asked_for_elsewhere(
+    fake: Any, start: Any, is_cut: bool
+) -> None:
+    other = fake(M)
+    other.answer = lambda n: (200, SSE, [ONE, DONE])
+    async with start(lost_after_head(fake(M), is_cut=is_cut), other) as fleet:
+        answer = await fleet.ask(stream=True)
+    assert (answer.status, answer.body) == (200, ONE + DONE)
+    assert answer.header(b"x-cortex-node") == b"b"
+    async with start(lost_after_head(fake(M), is_cut=is_cut)) as fleet:
+        answer = await fleet.ask(stream=True)
+    code = "upstream_connection_error" if is_cut else "upstream_protocol_error"
+    assert error_of(answer) == (502, code)
+    assert answer.header(b"retry-after") == b"2"

@@ -11,6 +11,7 @@ from cortex_core.testing import make_device, make_discovery
 from cortex_gateway.config import EvictionSettings
 from cortex_gateway.eviction import Blocked, Claimant, Room, find_idle, find_room
 from cortex_gateway.memory import Need
+from cortex_gateway.testing import declare_all
 from cortex_gateway.view import FleetView, NodeView
 
 NOW_S = 1000.0
@@ -55,9 +56,8 @@ def find(
     need = Need(share_mb=needs_mb, count=count, among=tuple(d.index for d in devices))
     claimant = Claimant(place=("a", "m"), need=need, rank=rank, since_s=NOW_S - waited_s)
     found = FleetView(nodes=(node,), **view)
-    return find_room(
-        found, Catalogue(models=list(models)), node, claimant, rules or EvictionSettings(), NOW_S
-    )
+    catalogue = declare_all(models, node)
+    return find_room(found, catalogue, node, claimant, rules or EvictionSettings(), NOW_S)
 
 
 def goes(node: NodeView, needs_mb: int, **fields: Any) -> str:
@@ -131,7 +131,9 @@ def test_pinned_models_stay() -> None:
         assert goes(make_node(*TWO), 20_000, **fields) == "pinned"
     found = find(make_node(*TWO), 20_000, models=(pinned,))
     assert isinstance(found, Blocked)
-    assert found.reason == "needs 1 device(s) with 20000 MiB free, and pinned there: x"
+    assert (
+        found.reason == "needs 1 device(s) with 20000 MiB free, and pinned or undeclared there: x"
+    )
     # its entry is under another name than it is resident under
     sourced = Model(id="x", source="hub", pinned_on=["a"])
     assert goes(make_node(vllm("hub:x", 10_000)), 20_000, models=(sourced,)) == "pinned"
@@ -243,6 +245,30 @@ def test_what_is_no_model_of_the_fleet_cannot_go() -> None:
 def test_who_is_idle_goes_unless_it_is_pinned_or_its_node_is_drained(
     fields: Any, is_found: bool
 ) -> None:
-    view = FleetView(nodes=(make_node(vllm("x", 1_000)),), **fields)
-    found = find_idle(view, Catalogue(), EvictionSettings(idle_ttl_s=1), NOW_S)
+    node = make_node(vllm("x", 1_000))
+    view = FleetView(nodes=(node,), **fields)
+    found = find_idle(view, declare_all([], node), EvictionSettings(idle_ttl_s=1), NOW_S)
     assert [each.model_id for each in found] == (["x"] if is_found else [])
+
+
+def test_what_nobody_declares_could_not_be_brought_back_and_so_never_goes() -> None:
+    need = Need(share_mb=20_000, count=1, among=(0,))
+    claimant = Claimant(place=("a", "m"), need=need, since_s=NOW_S)
+    idle_s = EvictionSettings(idle_ttl_s=1)
+    for state, goes_by in (
+        (vllm("x", 10_000), None),
+        (vllm("x", 10_000, can_sleep=True), "sleep"),
+        (vllm("x", 10_000, status="sleeping", can_sleep=True), None),
+    ):
+        node = make_node(state)
+        view = FleetView(nodes=(node,))
+        found = find_room(view, Catalogue(), node, claimant, EvictionSettings(), NOW_S)
+        idle = [each.how for each in find_idle(view, Catalogue(), idle_s, NOW_S)]
+        if goes_by is None:
+            assert isinstance(found, Blocked)
+            assert found.by == "pinned"
+            assert found.reason.endswith("pinned or undeclared there: x")
+            assert idle == []
+        else:
+            assert isinstance(found, Room)
+            assert [each.how for each in found.displaces] == idle == [goes_by]

@@ -173,16 +173,19 @@ async def test_another_replica_is_asked_after_the_headers_too(fake: Any, start: 
     assert answer.body.endswith(EVENT + END + DONE)
 
 
-def silent_neuron(fake: Any, gate: asyncio.Event) -> Any:
-    """Has its model up, and says nothing to a request until the gate opens: nor is its head told before."""
+def silent_neuron(fake: Any, gate: asyncio.Event, *head: bytes) -> Any:
+    """Has its model up, and says nothing to a request until the gate opens: nor is its head told before, unless by b""."""
     neuron = fake(make_state("m"))
-    neuron.answer = lambda n: (200, SSE, [gate, EVENT, END, DONE])
+    neuron.answer = lambda n: (200, SSE, [*head, gate, EVENT, END, DONE])
     return neuron
 
 
-async def test_who_waits_for_a_silent_node_is_kept_too(fake: Any, start: Any) -> None:
+@pytest.mark.parametrize("head", [[], [b""]], ids=["no head", "a head"])
+async def test_who_waits_for_a_silent_node_is_kept_too(
+    fake: Any, start: Any, head: list[bytes]
+) -> None:
     gate = asyncio.Event()
-    neuron = silent_neuron(fake, gate)
+    neuron = silent_neuron(fake, gate, *head)
     async with start(neuron, models=ECHO, loading=SOON) as fleet:
         answer = await fleet.ask(stream=True, on_message=opens(gate, after=3))
     assert answer.chunks[:2] == [b": phase=waiting\n\n"] * 2

@@ -14,8 +14,9 @@ from cortex_core.errors import (
     LoadRefusedError,
     ModelNotFoundError,
     ShuttingDownError,
+    SpecConflictError,
 )
-from cortex_core.testing import make_state
+from cortex_core.testing import collect, make_state
 
 ECHO = [Model(id="m", harness="echo")]
 M = make_state("m")
@@ -99,6 +100,33 @@ async def test_a_load_that_fails_is_told_to_everyone_and_tried_anew_by_the_next(
         lines = await fleet.metrics()
     assert f'cortex_rejections_total{{code="{code}"}} 6.0' in lines
     assert not [line for line in lines if line.startswith("cortex_requests_total{")]
+
+
+async def test_who_was_a_moment_late_is_served_by_what_somebody_else_brought_up(
+    fake: Any, start: Any
+) -> None:
+    neuron = fake()
+    done = neuron.load
+
+    async def conflict(body: dict[str, Any]) -> None:
+        await done(body)  # an operator, with another spec
+        raise SpecConflictError(model="m", differs="quant")
+
+    neuron.load = conflict
+    async with start(neuron, models=ECHO) as fleet:
+        answer = await fleet.ask()
+    assert (answer.status, len(neuron.loads)) == (200, 1)
+
+
+async def test_a_conflict_with_what_is_not_there_is_told(fake: Any, start: Any) -> None:
+    neuron = fake()
+
+    async def conflict(_: dict[str, Any]) -> None:
+        raise SpecConflictError(model="m", differs="quant")
+
+    neuron.load = conflict
+    async with start(neuron, models=ECHO) as fleet:
+        assert error_of(await fleet.ask()) == (502, "load_failed")
 
 
 async def test_a_sleeper_that_is_given_up_before_its_wake_is_loaded_instead(
@@ -192,6 +220,67 @@ async def test_who_waits_for_a_load_at_a_node_that_leaves_is_served_by_another(
         ]
     assert (answer.status, answer.header(b"x-cortex-node")) == (200, b"b")
     assert [step["decision"] for step in steps] == ["wait", "load", "serve"]  # nothing failed
+
+
+def gated_neuron(fake: Any, gate: asyncio.Event) -> Any:
+    """Its load ends when the gate opens."""
+    neuron = fake()
+    done = neuron.load
+
+    async def slow(body: dict[str, Any]) -> None:
+        await gate.wait()
+        await done(body)
+
+    neuron.load = slow
+    return neuron
+
+
+async def drain(fleet: Any, node: str, *, drained: bool = True) -> None:
+    path = f"/fleet/nodes/{'drain' if drained else 'undrain'}"
+    answer = await collect(fleet.gateway.front, "POST", path, body=b'{"node":"%s"}' % node.encode())
+    assert answer.status == 200
+
+
+@pytest.mark.parametrize("others", [1, 0])
+@pytest.mark.parametrize("how", ["drained", "gone"])
+async def test_who_waits_for_our_load_at_a_node_that_leaves_looks_elsewhere_at_once(
+    fake: Any, start: Any, how: str, others: int
+) -> None:
+    gate = asyncio.Event()
+    leaving = gated_neuron(fake, gate)
+    async with start(leaving, *(fake() for _ in range(others)), models=ECHO) as fleet:
+        request = asyncio.create_task(fleet.ask())
+        while not leaving.loads:
+            await asyncio.sleep(0)
+        if how == "drained":
+            await drain(fleet, "a")
+        else:
+            await fleet.have(**{"b": fleet.endpoint("b")} if others else {})
+        answer = await request
+        assert ("a", "m") in fleet.gateway.fleet.view().loads  # it goes on
+        gate.set()
+    if others:
+        assert (answer.status, answer.header(b"x-cortex-node")) == (200, b"b")
+    else:
+        assert error_of(answer) == (503, "no_healthy_node")
+
+
+async def test_a_load_at_a_node_that_is_back_is_waited_for_again(fake: Any, start: Any) -> None:
+    gate = asyncio.Event()
+    neuron = gated_neuron(fake, gate)
+    async with start(neuron, models=ECHO) as fleet:
+        request = asyncio.create_task(fleet.ask())
+        while not neuron.loads:
+            await asyncio.sleep(0)
+        await drain(fleet, "a")
+        assert (await request).status == 503
+        await drain(fleet, "a", drained=False)
+        request = asyncio.create_task(fleet.ask())
+        await asyncio.sleep(0.01)
+        assert not request.done()
+        gate.set()
+        assert (await request).status == 200
+    assert len(neuron.loads) == 1
 
 
 async def test_a_node_that_is_lost_during_a_load_is_told_to_those_who_wait(

@@ -274,3 +274,30 @@ async def test_nobody_tells_a_model_there_to_go_when_it_is_idle(outside: Any) ->
             await fleet.poll()
         assert (await fleet.ask(ID)).status == 200
     assert server.paths == ["/v1/chat/completions"]
+
+
+@pytest.mark.slow
+async def test_it_is_looked_at_rarely_unless_it_fails_or_has_requests(
+    fake: Any, outside: Any
+) -> None:
+    server, neuron = Server(), fake()
+
+    async def looks() -> int:
+        """How often it was looked at while the neuron was forty times."""
+        before, seen = len(server.asked), len(neuron.polls)
+        while neuron.polls[seen:].count("/models") < 40:
+            await asyncio.sleep(0)
+        return len(server.asked) - before
+
+    async with (
+        asyncio.timeout(10),
+        outside(server, neuron, poll={"interval_s": 0.002, "timeout_s": 1}) as fleet,
+    ):
+        assert 1 <= await looks() <= 15
+        with fleet.gateway.fleet.serving("cloud", ID):
+            assert await looks() >= 25
+        server.key = b"another"
+        while not fleet.gateway.fleet.node("cloud").misses:
+            await asyncio.sleep(0)
+        assert await looks() >= 25
+        assert not fleet.gateway.fleet.node("cloud").is_up

@@ -47,7 +47,7 @@ async def test_a_load_has_others_make_room_and_says_who_may_not(fake: Any, start
         assert await done(fleet, "models/pin", model_id="x", node="a") == at("pinned", "x")
         answer = await order(fleet, "models/load", model_id="m")
         assert (answer.status, answer.json["error"]["code"]) == (404, "model_infeasible")
-        assert "pinned there: x" in answer.json["error"]["message"]
+        assert "pinned or undeclared there: x" in answer.json["error"]["message"]
         assert await done(fleet, "models/unpin", model_id="x", node="a") == at("unpinned", "x")
         with fleet.gateway.fleet.serving("a", "x"):
             answer = await order(fleet, "models/load", model_id="m")

@@ -11,6 +11,7 @@ from cortex_core.testing import make_device, make_discovery, make_state
 from cortex_gateway.config import EvictionSettings
 from cortex_gateway.eviction import Blocked, Displace, Room
 from cortex_gateway.placement import expected_s, find_options, survey
+from cortex_gateway.testing import declare_all
 from cortex_gateway.view import FleetView, Needs, NodeView, Queued
 
 GPU = make_discovery(make_device(0, 24_000))
@@ -38,7 +39,7 @@ def best(
     *nodes: NodeView, models: tuple[Model, ...] = (MODEL,), now_s: float = 1000.0, **view: Any
 ) -> str:
     """Node, whether it sleeps there, and who goes."""
-    catalogue = Catalogue(models=list(models))
+    catalogue = declare_all(models, *nodes)
     found = find_options(FleetView(nodes=nodes, **view), catalogue, "m", RULES, now_s).best
     if found is None or isinstance(found.found, Blocked):
         return "nowhere"
@@ -171,7 +172,7 @@ def test_nobody_else_goes_for_a_few_seconds() -> None:
 
 def test_nothing_is_brought_up_on_nodes_that_are_shunned() -> None:
     view = FleetView(nodes=(node("a", FREE), node("b", FULL, vllm("x"))))
-    catalogue = Catalogue(models=[MODEL])
+    catalogue = declare_all([MODEL], *view.nodes)
     found = find_options(view, catalogue, "m", RULES, 1000.0, frozenset("a")).best
     assert found is not None
     assert found.node.name == "b"

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from cortex_core.catalogue import Model
 from cortex_gateway.config import EvictionSettings
-from cortex_gateway.testing import LOAD_S, POLL_S, UNLOAD_S, Arrival, Ask, Event, model, simulate
+from cortex_gateway.simulated_nodes import LOAD_S, UNLOAD_S
+from cortex_gateway.testing import POLL_S, Arrival, Ask, Event, model, simulate
 
 EXAMPLES = int(os.environ.get("CORTEX_SIMULATIONS", "250"))
 
@@ -208,6 +209,18 @@ def test_agents_that_never_stop_take_turns() -> None:
     assert served(asks) == ["served"] * 240
     assert max(ask.began_s - ask.at_s for ask in asks) < 120
     assert simulation.swaps <= 8
+
+
+def test_models_that_come_back_in_seconds_take_shorter_turns() -> None:
+    arrivals = [(60.0 if n < 4 else 15.0, n % 2, 1.0) for n in range(8)]
+
+    def longest_wait_s(**fields: Any) -> float:
+        models = [model(n, 20_000, **fields) for n in range(2)]
+        _, asks = simulate([[24_000]], models, arrivals, EvictionSettings())
+        assert served(asks) == ["served"] * 8
+        return max(waited_s(ask) for ask in asks[4:])  # each was woken once by then
+
+    assert longest_wait_s(engine_args={}) < 10 < longest_wait_s()
 
 
 def test_sleepers_make_room_too() -> None:

@@ -21,6 +21,7 @@ from click.testing import CliRunner
 
 from cortex_core.http.client import Client, read_all
 from neuron.command import main, read_settings
+from neuron.fake_nvml import TWO_GPUS, FakeNvml
 
 pytestmark = pytest.mark.slow
 
@@ -211,6 +212,39 @@ async def test_a_load_under_way_does_not_hold_up_the_end(start: Start) -> None:
         assert await daemon.process.wait() == 0
         status, raw = await waiting
     assert (status, json.loads(raw)["error"]["code"]) == (503, "shutting_down")
+
+
+async def test_a_driver_that_hangs_does_not_hold_up_the_end(start: Start, tmp_path: Path) -> None:
+    fake = FakeNvml(tmp_path)
+    fake.say({**TWO_GPUS, "1.power": "~"})
+    daemon = await start(ECHO, **fake.environ())
+    await until_it_hangs(fake)
+    await daemon.ready()
+    assert await daemon.end(signal.SIGTERM) == 0
+
+
+async def test_a_driver_that_hangs_from_the_start_does_not_hold_up_the_end(tmp_path: Path) -> None:
+    fake = FakeNvml(tmp_path)
+    fake.say({**TWO_GPUS, "count": "~"})
+    with tempfile.TemporaryDirectory(prefix="nt") as folder:
+        path = Path(folder) / "neuron.toml"
+        path.write_text(CONFIG.format(folder=folder) + ECHO)
+        command = (sys.executable, "-m", "neuron", "serve", "--config", str(path))
+        environ = {**os.environ, **fake.environ()}
+        process = await asyncio.create_subprocess_exec(*command, env=environ)
+        try:
+            await until_it_hangs(fake)
+            process.send_signal(signal.SIGTERM)
+            async with asyncio.timeout(5):
+                assert await process.wait() == 0
+        finally:
+            await _reap(process)
+
+
+async def until_it_hangs(fake: FakeNvml) -> None:
+    async with asyncio.timeout(10):
+        while not fake.hangs:
+            await asyncio.sleep(0.01)
 
 
 async def test_nothing_outlives_a_daemon_that_is_killed(start: Start) -> None:

@@ -139,28 +139,30 @@ async def test_tools_and_reasoning_come_as_asked_for(served: Served) -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "status", "code"),
+    ("body", "status", "code", "told"),
     [
-        (b"{", 400, "malformed_json"),
-        ({"messages": []}, 400, "missing_model_field"),
-        (ask("nobody/knows"), 404, "model_not_found"),
-        (ask("echo/m", stream="yes"), 400, "invalid_request_body"),
-        (ask("echo/m", max_tokens="many"), 400, "invalid_request_body"),
-        ({"model": "echo/m"}, 400, "invalid_request_body"),
-        ({"model": "echo/m", "messages": []}, 400, "invalid_request_body"),
+        (b"{", 400, "malformed_json", "is not valid JSON: Input data was truncated"),
+        ({"messages": []}, 400, "missing_model_field", "`model` is missing or empty"),
+        (ask("nobody/knows"), 404, "model_not_found", "'nobody/knows' is not served here"),
+        (ask("echo/m", stream="yes"), 400, "invalid_request_body", "got `str` - at `$.stream`"),
+        (ask("echo/m", max_tokens="many"), 400, "invalid_request_body", "at `$.max_tokens`"),
+        ({"model": "echo/m"}, 400, "invalid_request_body", "missing required field `messages`"),
+        ({"model": "echo/m", "messages": []}, 400, "invalid_request_body", "`messages` is empty"),
         (
             b'{"model":"echo/m","messages":' + b"[" * 9000 + b"]" * 9000 + b"}",
             400,
             "malformed_json",
+            "it is nested too deeply",
         ),
     ],
 )
 async def test_what_is_asked_wrongly_is_said_clearly(
-    served: Served, body: Any, status: int, code: str
+    served: Served, body: Any, status: int, code: str, told: str
 ) -> None:
     await served.load("echo/m")
     got, answer, headers = await served.post(CHAT, body)
     assert (got, answer["error"]["code"]) == (status, code)
+    assert told in answer["error"]["message"]
     assert b"retry-after" not in headers
 
 

@@ -89,7 +89,8 @@ class EvictionSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     Attributes:
         strategy: who goes first: `lru`, who was not used for longest; `priority`, who has the lowest priority in the
             catalogue, and never for one of a lower.
-        min_residency_s: seconds that a model which came up stays, while others want its room.
+        min_residency_s: seconds that a model which came up stays at most, while others want its room: for twice as long as
+            going and coming back took it there, where that was measured.
         idle_ttl_s: seconds without a request after which a model that nothing pins goes, though nobody wants its
             room; 0: never.
         drain_s: seconds that a model's running requests have to end, before it makes room.
@@ -110,7 +111,8 @@ class PollSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """`[poll]`: how the neurons are watched.
 
     Attributes:
-        interval_s: seconds between two looks at a neuron.
+        interval_s: seconds between two looks at a neuron. An OpenAI-compatible server that answers, and has no request of
+            ours, is looked at every tenth time.
         timeout_s: seconds that one of its answers may take.
         misses: failed looks in a row after which a node counts as down.
     """

@@ -15,6 +15,7 @@ from cortex_gateway.config import EvictionSettings
 from cortex_gateway.declared import find_entry, names_of
 from cortex_gateway.memory import Need, free_mb, held_by_all
 from cortex_gateway.openai_models import has_lifecycle
+from cortex_gateway.residency import stays_s
 from cortex_gateway.view import Claims, FleetView, NodeView, Place, is_ready
 
 # Who waits for room is served before others get their turns, and takes it from who is young, after this part of its wait.
@@ -89,7 +90,7 @@ class Holder(msgspec.Struct, frozen=True, kw_only=True):
         used_s: when it was last used; 0: not since we look.
         is_busy: requests are there.
         is_awaited: it has come up for requests that will be there in an instant.
-        is_young: it has not been up for its minimum residency.
+        is_young: it has not been up for as long as it stays.
         is_pinned: it is never displaced.
         is_moving: it comes, goes, or makes room for another.
         is_given: it makes room for this claimant already.
@@ -113,7 +114,7 @@ class Tenant(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         names: every id that it may be resident under; the first is what it is called.
         state: as its neuron told.
-        is_pinned: by its entry.
+        is_pinned: by its entry, or since it has none.
         is_settled: it neither comes nor goes.
         is_ready, is_asleep: by its status.
     """
@@ -266,14 +267,17 @@ def _tenants(catalogue: Catalogue, node: NodeView) -> list[Tenant]:
 
 def _tenant(catalogue: Catalogue, node: NodeView, state: ModelState) -> Tenant:
     entry = find_entry(catalogue, state.id)
-    names = names_of(entry, state.id)
+    names, how = names_of(entry, state.id), _how(state)
+    is_settled = state.status in (ModelStatus.LOADED, ModelStatus.SLEEPING)
+    # It could not be brought back: it may sleep, and never goes.
+    is_lasting = entry is None and how == "unload" and is_settled
     return Tenant(
         names=names,
         state=state,
-        displace=Displace(node=node.name, model=names[0], model_id=state.id, how=_how(state)),
+        displace=Displace(node=node.name, model=names[0], model_id=state.id, how=how),
         rank=entry.priority if entry else DEFAULT_PRIORITY,
-        is_pinned=_is_declared_pinned(entry, node.name),
-        is_settled=state.status in (ModelStatus.LOADED, ModelStatus.SLEEPING),
+        is_pinned=_is_declared_pinned(entry, node.name) or is_lasting,
+        is_settled=is_settled,
         is_ready=is_ready(state),
         is_asleep=state.status == ModelStatus.SLEEPING,
     )
@@ -298,7 +302,8 @@ def _holder(
         used_s=max(view.used_s.get(place, 0.0), up_s or 0.0),
         is_busy=not tenant.is_asleep and view.busy(node, model_id) > 0,
         is_awaited=tenant.is_ready and tenant.names[0] in view.held,
-        is_young=up_s is not None and now_s - up_s < rules.min_residency_s,
+        is_young=up_s is not None
+        and now_s - up_s < stays_s(view, place, tenant.displace.how, rules),
         is_pinned=tenant.is_pinned or view.is_pinned(node.name, model_id, *tenant.names),
         is_moving=place in view.loads
         or (place in view.leaving and not is_given)
@@ -437,7 +442,9 @@ def _blocked(
     pinned = [holder for holder in holders if holder.is_pinned]
     needs = f"needs {need.count} device(s) with {need.share_mb} MiB free"
     if need.choose(_less(total, pinned)) is None and pinned:
-        return Blocked(by="pinned", reason=f"{needs}, and pinned there: {_names(pinned)}")
+        return Blocked(
+            by="pinned", reason=f"{needs}, and pinned or undeclared there: {_names(pinned)}"
+        )
     above = [h for h in holders if not h.is_pinned and _outranks(h, claimant, rules)]
     if above and need.choose(_less(total, [*pinned, *above])) is None:
         return Blocked(by="outranked", reason=f"{needs}, and of higher priority: {_names(above)}")

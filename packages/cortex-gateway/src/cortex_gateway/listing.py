@@ -71,7 +71,7 @@ def _strangers(view: FleetView, catalogue: Catalogue) -> list[str]:
         model_id
         for node in view.nodes
         if node.is_up
-        for model_id in [*(state.id for state in node.models), *_coming(node)]
+        for model_id in [*(state.id for state in node.models), *node.coming]
         if find_entry(catalogue, model_id) is None
     }
     return sorted(ids)
@@ -170,11 +170,4 @@ def _locations(
 
 def _is_coming(view: FleetView, node: NodeView, names: tuple[str, ...]) -> bool:
     """Whether we, or the node itself at its start, have it on its way there."""
-    pending = _coming(node)
-    return any((node.name, name) in view.loads or name in pending for name in names)
-
-
-def _coming(node: NodeView) -> list[str]:
-    if node.health is None:
-        return []
-    return [*node.health.activation.in_progress, *node.health.activation.pending]
+    return any((node.name, name) in view.loads or name in node.coming for name in names)

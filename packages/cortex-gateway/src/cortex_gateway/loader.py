@@ -31,6 +31,7 @@ from cortex_core.errors import (
     ModelNotFoundError,
     NoHealthyNodeError,
     ShuttingDownError,
+    SpecConflictError,
 )
 from cortex_core.http.client import Client, RefusedError
 from cortex_core.node import ModelStatus
@@ -74,6 +75,8 @@ class _Flight:
     def __init__(self, *, is_ours: bool) -> None:
         self.is_ours = is_ours
         self.ended = asyncio.Event()
+        # Who waits for it is to look again. When they were told, it is another one.
+        self.left = asyncio.Event()
         self.error: CortexError | None = None
         self.task: asyncio.Task[None] | None = None
 
@@ -172,9 +175,12 @@ class Loader:
             self._abandon(place, _lost(place, "it stopped answering"))
 
     def leave(self, node: str) -> None:
-        """The node gets nothing new any more: who waits for a load there that is none of ours looks for another place."""
+        """The node gets nothing new any more: who waits for a load there looks for another place. What is ours goes on."""
         for place, flight in list(self._flights.items()):
-            if place[0] == node and not flight.is_ours:
+            if place[0] == node and flight.is_ours:
+                flight.left.set()
+                flight.left = asyncio.Event()
+            elif place[0] == node:
                 self._abandon(place, None)
 
     def close(self) -> None:
@@ -205,7 +211,7 @@ class Loader:
     ) -> None:
         try:
             async with asyncio.timeout(deadline_s - time.monotonic()):
-                await flight.ended.wait()
+                await flight.left.wait()
         except TimeoutError:
             raise late() from None
         if flight.error is not None:
@@ -228,6 +234,7 @@ class Loader:
         ):  # else it was abandoned, and its place may be another's by now
             flight.error = error
             flight.ended.set()
+            flight.left.set()
             del self._flights[place]
             if flight.is_ours:
                 self._fleet.note_load_ended(place)
@@ -316,9 +323,17 @@ class Loader:
         except RefusedError as refused:
             if isinstance(wanted, Wake) and refused.code == ModelNotFoundError.code:
                 return True  # it went as one sleeper too many: who looks again has it loaded
+            if refused.code == SpecConflictError.code and await self._is_there(wanted.place):
+                return True  # somebody else has it brought up otherwise: who looks again finds that
             if refused.code == "insufficient_vram":  # what it said of its needs was too little
                 self._fleet.forget_needs(wanted.place)
             raise _read_refusal(wanted, refused) from None
+
+    async def _is_there(self, place: Place) -> bool:
+        node, model_id = place
+        await self._poller.poll(node)
+        state = self._fleet.node(node).state(model_id)
+        return state is not None and state.status != ModelStatus.FAILED
 
     async def _reload(self, wanted: Wake) -> None:
         order = MoveRequest(model_id=wanted.model_id)
@@ -334,7 +349,8 @@ class Loader:
         while True:
             await self._poller.poll(node)
             state = self._fleet.node(node).state(model_id)
-            if state is None or state.status not in _PASSING:
+            is_coming = model_id in self._fleet.node(node).coming
+            if not is_coming and (state is None or state.status not in _PASSING):
                 return
             await asyncio.sleep(WATCH_S)
 

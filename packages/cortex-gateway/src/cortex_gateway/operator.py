@@ -206,9 +206,11 @@ class Operator:
         return _told(Done(status=status, model_id=name, node=order.node))
 
     def drain(self, order: NodeOrder, *, drained: bool) -> DoneAnswer:
-        """Send a node nothing new, or do so again; what runs there goes on."""
+        """Send a node nothing new, or do so again; what runs there goes on, and who waits for a load there looks elsewhere."""
         self._check_node(order.node)
         self._fleet.note_drain(order.node, drained=drained)
+        if drained:
+            self._loader.leave(order.node)
         status = "drained" if drained else "undrained"
         log.info("drain changed", node=order.node, status=status)
         return _told(Done(status=status, node=order.node))

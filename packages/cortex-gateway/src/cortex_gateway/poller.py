@@ -24,6 +24,9 @@ log = logs.get(__name__)
 
 T = TypeVar("T")
 
+# Intervals between two looks at a server that is no neuron: there is but a list of models to learn.
+RARELY = 10
+
 
 class Poller:
     """Keeps the fleet true.
@@ -57,7 +60,7 @@ class Poller:
         self._twins: dict[str, str] = {}
 
     async def run(self) -> None:
-        """Look at every node each interval, until cancelled."""
+        """Look at every node each interval, at some more rarely, until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             self._tasks = tasks
             for name in self._clients:
@@ -65,7 +68,7 @@ class Poller:
             await asyncio.Event().wait()
 
     def watch(self, name: str) -> None:
-        """Look at a node each interval from now on, as long as `run` runs."""
+        """Look at a node again and again from now on, as long as `run` runs."""
         if self._tasks and name not in self._loops:
             self._loops[name] = self._tasks.create_task(self._run(name))
 
@@ -91,12 +94,22 @@ class Poller:
                 pass
 
     async def _run(self, name: str) -> None:
+        passed = 0
         while True:
             await asyncio.sleep(self._settings.interval_s)
+            passed += 1
             try:
-                await self.poll(name)
+                if passed >= self._intervals(name):
+                    passed = 0
+                    await self.poll(name)
             except Exception:  # a fault of ours must not end the loop
                 log.exception("poll failed", node=name)
+
+    def _intervals(self, name: str) -> int:
+        """Between two looks at it. One that fails, or has requests of ours, is looked at as often as a neuron."""
+        node = self._fleet.node(name)
+        is_well = node.is_up and not node.misses and self._fleet.is_idle(name)
+        return RARELY if is_well and isinstance(self._clients.get(name), OpenAIClient) else 1
 
     async def _look_and_apply(self, name: str) -> bool:
         """Whether another look is due at once, since another neuron answers there than before."""

@@ -5,8 +5,22 @@ from cortex_core.catalogue import Model
 from cortex_core.node import DeviceHealth, Health, ModelState
 from cortex_core.testing import make_device, make_discovery
 from cortex_gateway.fleet import Report
+from cortex_gateway.view import Move
 
 ASLEEP_MB = 500
+LOAD_S, WAKE_S, SLEEP_S, UNLOAD_S = 10.0, 2.0, 1.0, 1.0
+TAKES_S: dict[Move, float] = {
+    "load": LOAD_S,
+    "wake": WAKE_S,
+    "sleep": SLEEP_S,
+    "unload": UNLOAD_S,
+}
+_THEN: dict[Move, str] = {
+    "load": "loaded",
+    "wake": "loaded",
+    "sleep": "sleeping",
+    "unload": "gone",
+}
 
 
 class BrokenRuleError(AssertionError):
@@ -41,6 +55,8 @@ class Machine:
         self.started_s = 0.0
         # Engines on their way: until when, and what they are then.
         self.moves: dict[str, tuple[float, str]] = {}
+        # How long each move of a model took. Kept when its engine goes, as neurons do.
+        self.took_s: dict[str, dict[str, float]] = {}
         self.foreign_mb = [0] * len(sizes_mb)
         self.real_mb: dict[str, int] = {}
         self.breaking: set[str] = set()
@@ -57,10 +73,13 @@ class Machine:
         """What it really takes of each device."""
         return -(-self.real_mb.get(model.id, model.vram_mb or 0) // model.min_devices)
 
-    def begin(self, name: str, until_s: float, then: str) -> None:
-        """An engine is on its way from now on."""
+    def begin(self, name: str, move: Move, now_s: float) -> float:
+        """An engine is on its way from now on; until when. How long that takes is told at once."""
+        until_s, then = now_s + TAKES_S[move], _THEN[move]
+        self.took_s.setdefault(name, {})[move] = TAKES_S[move]
         self.engines[name].status = "loading" if then == "loaded" else "unloading"
         self.moves[name] = (until_s, then)
+        return until_s
 
     def advance(self, now_s: float) -> None:
         """Whose time has come is what it was to be. This goes on whoever asked for it."""
@@ -118,8 +137,13 @@ class Machine:
                 devices=engine.devices,
                 vram_used_mb=engine.held_mb * len(engine.devices),
                 can_sleep=engine.model.engine_args is not None,
+                load_s=took_s.get("load"),
+                wake_s=took_s.get("wake"),
+                sleep_s=took_s.get("sleep"),
+                unload_s=took_s.get("unload"),
             )
             for name, engine in self.engines.items()
+            for took_s in (self.took_s.get(name, {}),)
         )
         devices = [
             DeviceHealth(index=i, vram_free_mb=self.free_mb(i)) for i in range(len(self.sizes_mb))

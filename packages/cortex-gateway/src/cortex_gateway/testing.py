@@ -7,12 +7,13 @@ come back empty. Clients may leave, operators pin models and drain nodes, and th
 a world that is not honest models are not as large as declared, loads fail, and strangers take memory.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from typing import Any
 
 from cortex_core.catalogue import Catalogue, Model
 from cortex_gateway.config import EvictionSettings
+from cortex_gateway.declared import find_entry
 from cortex_gateway.dispatcher import MOST_LOSSES
 from cortex_gateway.eviction import Displace, Room, find_idle, is_pinned
 from cortex_gateway.fleet import Fleet
@@ -20,11 +21,10 @@ from cortex_gateway.placement import room_at
 from cortex_gateway.routing.least_busy import least_busy
 from cortex_gateway.routing.plan import Decision, Load, Queue, Refuse, Serve, Wait, Wake, plan
 from cortex_gateway.simulated_nodes import Machine, check
-from cortex_gateway.view import Needs, Place
+from cortex_gateway.view import Move, Needs, NodeView, Place
 
 STEP_S = 0.5
 POLL_S = 5.0
-LOAD_S, WAKE_S, SLEEP_S, UNLOAD_S = 10.0, 2.0, 1.0, 1.0
 
 
 class Ask:
@@ -276,11 +276,9 @@ class Simulation:
         """Begin a load or a wake, for which there must be room."""
         if isinstance(flight.wanted, Wake):
             fits = machine.begin_wake(machine.engines[place[1]])
-            took_s = WAKE_S
             self.wakes += 1
         else:
             fits = machine.begin_load(self.models[place[1]])
-            took_s = LOAD_S
             self.loads += 1
         check(fits or not self.is_honest, f"{place} was to come up where it has no room")
         if not fits:
@@ -290,8 +288,8 @@ class Simulation:
             self.fail(place, "insufficient_vram")
             return
         flight.is_coming = True
-        flight.busy_until_s = self.now_s + took_s
-        machine.begin(place[1], flight.busy_until_s, "loaded")
+        move: Move = "wake" if isinstance(flight.wanted, Wake) else "load"
+        flight.busy_until_s = machine.begin(place[1], move, self.now_s)
 
     def drain(self, machine: Machine, place: Place, flight: Flight, going: Displace) -> None:
         """Let its work end, then begin to move it down."""
@@ -309,14 +307,7 @@ class Simulation:
         if self.rules.strategy == "priority":
             check(model.priority <= claimant.priority, "a higher priority was displaced")
         self.swaps += 1
-        flight.busy_until_s = self.move_down(machine, going)
-
-    def move_down(self, machine: Machine, going: Displace) -> float:
-        """Until when that takes."""
-        is_to_sleep = going.how == "sleep"
-        until_s = self.now_s + (SLEEP_S if is_to_sleep else UNLOAD_S)
-        machine.begin(going.model_id, until_s, "sleeping" if is_to_sleep else "gone")
-        return until_s
+        flight.busy_until_s = machine.begin(going.model_id, going.how, self.now_s)
 
     def idle(self) -> None:
         """Move those down that nobody asks for, as the displacer does."""
@@ -335,7 +326,7 @@ class Simulation:
             check(not pinned, "a pinned model was moved")
             moving = self.idling[who.place] = ExitStack()
             moving.enter_context(self.fleet.moving(who.place))
-            self.move_down(machine, who)
+            machine.begin(who.model_id, who.how, self.now_s)
 
     def fail(self, place: Place, code: str) -> None:
         """Who waits for it is told, but for those that another node may serve."""
@@ -394,3 +385,12 @@ def simulate(
 def model(number: int, vram_mb: int, **fields: Any) -> Model:
     """`engine_args` stands for one that can sleep."""
     return Model(id=f"m{number}", vram_mb=vram_mb, **fields)
+
+
+def declare_all(models: Iterable[Model], *nodes: NodeView) -> Catalogue:
+    """A catalogue of these models, and of all others that the nodes have."""
+    found = list(models)
+    for state in {state.id: state for node in nodes for state in node.models}.values():
+        if find_entry(Catalogue(models=found), state.id) is None:
+            found.append(Model(id=state.id, harness=state.harness))
+    return Catalogue(models=found)

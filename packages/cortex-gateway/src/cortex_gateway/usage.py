@@ -90,6 +90,11 @@ class Meter:
         # the first token opens the window, so it is not made inside it
         return (self.completion_tokens - 1) / window_s if window_s >= MIN_WINDOW_S else None
 
+    @property
+    def is_flowing(self) -> bool:
+        """Whether content has come, and no part of an event is kept back."""
+        return self._is_whole and self.first_s is not None
+
     def whole(self, status: int, body: bytes) -> tuple[int, bytes]:
         """An answer that is no stream, complete.
 
@@ -132,6 +137,13 @@ class Meter:
             return b""
         self.error_code = error.code
         return openai.write_error_events(error)
+
+    def note_content(self) -> None:
+        """An event with content comes now."""
+        self.deltas += 1
+        self.last_s = self._now()
+        if self.first_s is None:
+            self.first_s = self.last_s
 
     def _is_plain(self, chunk: bytes) -> bool:
         """Whether a chunk is nothing but whole, ordinary content events; may say no to one that is."""
@@ -180,13 +192,7 @@ class Meter:
             # once content flows, an event with none is the exception, and not worth looking for
             counts = self.first_s is not None or self._has_content(data)
         if counts:
-            self._note_content()
-
-    def _note_content(self) -> None:
-        self.deltas += 1
-        self.last_s = self._now()
-        if self.first_s is None:
-            self.first_s = self.last_s
+            self.note_content()
 
     def _read_marks(self, data: bytes) -> None:
         try:

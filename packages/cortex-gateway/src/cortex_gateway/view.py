@@ -78,6 +78,13 @@ class NodeView(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         by_id = self.by_id
         return next((by_id[name] for name in names if name in by_id), None)
 
+    @cached_property
+    def coming(self) -> tuple[str, ...]:
+        """What it brings up of itself, since its own configuration says so, and has not yet; empty: nothing, or it is down."""
+        if self.health is None or not self.is_up:
+            return ()
+        return (*self.health.activation.in_progress, *self.health.activation.pending)
+
     def activity(self, model_id: str) -> ModelActivity:
         """What the model's engine is doing, by the neuron's last count."""
         return self._activities.get(model_id) or ModelActivity(id=model_id, status="unknown")
@@ -197,6 +204,17 @@ class FleetView(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     def knows(self, name: str) -> bool:
         """Whether any node has a model of that name, bare or not, or had it when last seen."""
         return name in self._index.places
+
+    def coming(self, *names: str) -> Place | None:
+        """Where a node that is in use brings the model up of itself, and by which of its names; None: nowhere."""
+        places = (
+            (node.name, name)
+            for node in self.nodes
+            if node.coming and node.name not in self.drained
+            for name in names
+            if name in node.coming
+        )
+        return next(places, None)
 
     def lost(self, *names: str) -> list[str]:
         """Nodes that are down and had the model when last seen."""

@@ -273,9 +273,15 @@ def test_a_thread_is_refused_so_that_the_sdks_send_the_full_history() -> None:
         assert told["details"]["unsupported"] == ["thread"]
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"[]", b'"x"', b"\xff", b'{"a":"\xff"}', b"[" * 5000])
-def test_a_body_that_is_no_json_object(body: bytes) -> None:
+@pytest.mark.parametrize("body", [b"", b"{", b"\xff", b'{"a":"\xff"}', b'{"a":' + b"[" * 5000])
+def test_a_body_that_is_no_json(body: bytes) -> None:
     with pytest.raises(MalformedJsonError):
+        read_messages(body)
+
+
+@pytest.mark.parametrize("body", [b"[]", b'"x"', b"null"])
+def test_a_body_that_is_no_object(body: bytes) -> None:
+    with pytest.raises(InvalidRequestBodyError):
         read_messages(body)
 
 

@@ -98,12 +98,15 @@ def test_what_is_refused_is_named_by_its_path(
     assert caught.value.param == param
 
 
-@pytest.mark.parametrize(
-    "body", [b"", b"{", b"[]", b"\xff", b'{"model":"m","input":' + b"[" * 9999]
-)
-def test_what_is_no_json_object_is_malformed(body: bytes) -> None:
+@pytest.mark.parametrize("body", [b"", b"{", b"\xff", b'{"model":"m","input":' + b"[" * 9999])
+def test_what_is_no_json_is_malformed(body: bytes) -> None:
     with pytest.raises(MalformedJsonError):
         read_response_request(body)
+
+
+def test_what_is_no_object_does_not_fit() -> None:
+    with pytest.raises(InvalidRequestBodyError):
+        read_response_request(b"[]")
 
 
 def test_the_answer_tells_the_request_again_as_far_as_it_was_carried() -> None:

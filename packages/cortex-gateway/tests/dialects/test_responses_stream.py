@@ -116,6 +116,13 @@ BEGIN = [
 ]
 
 
+def test_what_looks_like_a_chunk_inside_of_another_line_is_none() -> None:
+    events = [chunk(content="One"), b"id: ", chunk(content=" two"), chunk("stop"), sse.DONE]
+    passing = opened()
+    out = b"".join([passing.feed(event) for event in events]) + passing.close()
+    assert read(out)[-1]["response"]["output"] == [message(0, "One")]
+
+
 def test_thinking_then_text() -> None:
     stream = (
         chunk(role="assistant", content="")

@@ -45,6 +45,8 @@ def write(fields: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
         ({"tools": [F], "tool_choice": {"type": "function", "name": "f", "x": 1}}, {"tools": [NESTED_F], "tool_choice": NAMED}, ["tool_choice.x"]),
         ({"tools": [F, G], "tool_choice": ALLOWED | {"x": 1}}, {"tools": [NESTED_G], "tool_choice": "required"}, ["tool_choice.x"]),
         ({"tools": [F, G], "tool_choice": ALLOWED}, {"tools": [NESTED_G], "tool_choice": "required"}, []),
+        ({"tools": [F, G], "tool_choice": ALLOWED | {"tools": [G | {"x": 1}, "f"]}}, {"tools": [NESTED_G], "tool_choice": "required"},
+         ["tool_choice.tools.x"]),
         ({"tools": [F], "tool_choice": ALLOWED}, {"tools": [NESTED_F]}, ["tool_choice"]),
     ],
 )  # fmt: skip

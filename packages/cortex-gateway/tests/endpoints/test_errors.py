@@ -8,6 +8,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 
 from cortex_core import errors
 from cortex_core.catalogue import Model
@@ -120,6 +123,40 @@ async def test_what_we_refuse(kind: type[CortexError], path: str) -> None:
 
     front = Front(daemon="gateway", hot={path: refuse}, routes=[])
     check_answer(await collect(front, "POST", path, headers=REQUEST, body=b"{}"), make(kind), path)
+
+
+@pytest.mark.parametrize("version", [[], [(b"anthropic-version", b"2023-06-01")]])
+@pytest.mark.parametrize("kind", KINDS, ids=NAMES)
+async def test_what_is_refused_where_both_dialects_ask(
+    kind: type[CortexError], version: list[Any]
+) -> None:
+    async def refuse(request: Request) -> Response:
+        raise make(kind)
+
+    front = Front(daemon="gateway", hot={}, routes=[Route("/v1/models", refuse)])
+    answer = await collect(front, "GET", "/v1/models", headers=[*REQUEST, *version])
+    check_answer(answer, make(kind), "/v1/messages" if version else "/v1/models")
+
+
+BAD_REQUESTS: list[tuple[str, list[tuple[bytes, bytes]], bytes, str]] = [
+    ("GET", [], b"", "method_not_allowed"),
+    ("POST", [(b"content-type", b"image/png")], b"{}", "unsupported_media_type"),
+    ("POST", [], b"{", "malformed_json"),
+    ("POST", [], b"[]", "invalid_request_body"),
+    ("POST", [], b"{}", "missing_model_field"),
+    ("POST", [], b'{"model":7}', "invalid_request_body"),
+    ("POST", [], b" " * 2**21, "request_too_large"),
+]
+
+
+@pytest.mark.parametrize("path", BODIES)
+async def test_what_is_no_request_of_its_dialect(fake: Any, start: Any, path: str) -> None:
+    async with start(fake(make_state("m")), gateway={"max_body_mb": 1}) as fleet:
+        for method, fields, body, code in BAD_REQUESTS:
+            headers = [*REQUEST, *fields]
+            answer = await collect(fleet.gateway.front, method, path, headers=headers, body=body)
+            assert (answer.status, answer.json["error"]["code"]) == (errors.status_of(code), code)
+            assert answer.json.get("type") == ("error" if is_anthropic(path) else None)
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ import pytest
 from cortex_core.catalogue import Catalogue, Model
 from cortex_core.control import ModelSpec
 from cortex_core.discovery import Discovery
-from cortex_core.node import DeviceHealth, Health, ModelActivity, ModelState
+from cortex_core.node import Activation, DeviceHealth, Health, ModelActivity, ModelState
 from cortex_core.testing import make_device, make_discovery, make_state
 from cortex_gateway.eviction import Displace
 from cortex_gateway.routing.least_busy import least_busy
@@ -28,6 +28,7 @@ from cortex_gateway.view import FleetView, NodeView
 
 ECHO = Model(id="m", harness="echo")
 BIG = Model(id="m", vram_mb=20_000)
+DECLARED = Model(id="x")
 SOURCED = Model(id="org/m", harness="echo", source="hub")
 GPU = make_discovery(make_device(0, 24_000))
 SMALL = make_discovery(make_device(0, 8_000))
@@ -136,6 +137,23 @@ def test_what_is_about_to_change_is_waited_for(status: str, models: list[Model])
     check([node("a"), node("b", make_state("m", status))], expected, models=models)
 
 
+@pytest.mark.parametrize("models", [[], [ECHO], [BIG]])
+@pytest.mark.parametrize("when", ["pending", "in_progress"])
+def test_what_a_node_brings_up_at_its_start_is_waited_for(models: list[Model], when: str) -> None:
+    coming = msgspec.convert({"state": "pre_warming", when: ["y", "m"]}, Activation)
+    starting, empty = node("a"), node("b", free_mb=24_000)
+    health = Health(uptime_secs=1, activation=coming, devices=starting.health.devices)  # type: ignore[union-attr]
+    starting = msgspec.structs.replace(starting, health=health)
+    reason = "it comes up there at the node's start"
+    waits = Wait(node="a", model="m", model_id="m", reason=reason)
+    check([empty, starting], waits, models=models)
+    check([starting, node("b", make_state("m"))], serve("b"), models=models)
+    view = FleetView(nodes=(starting,), drained=frozenset("a"))
+    assert not isinstance(plan(view, Catalogue(models=models), "m", least_busy), Wait)
+    patterns = Catalogue(aliases={"*": "y"})
+    assert find_id(FleetView(nodes=(starting,)), patterns, "m") == "m"
+
+
 def test_a_load_of_ours_is_waited_for_before_the_node_tells_of_it() -> None:
     expected = Wait(node="b", model="m", model_id="m", reason="a load is under way")
     check([node("a"), node("b")], expected, models=[ECHO], loads={("b", "m"): {}})
@@ -192,8 +210,12 @@ def test_who_has_the_room_makes_it() -> None:
         claims_mb=claims_mb,
         displaces=(gone("x"),),
     )
-    check([full], expected, models=[BIG])
-    check([full, node("b", OTHER, OTHER, free_mb=20_000)], load("b", model=BIG), models=[BIG])
+    check([full], expected, models=[BIG, DECLARED])
+    check(
+        [full, node("b", OTHER, OTHER, free_mb=20_000)],
+        load("b", model=BIG),
+        models=[BIG, DECLARED],
+    )
     pair = node("a", vllm("x", can_sleep=True), vllm("m", "sleeping", 500), free_mb=3_500)
     woken = Wake(
         node="a",
@@ -203,7 +225,7 @@ def test_who_has_the_room_makes_it() -> None:
         claims_mb=claims_mb,
         displaces=(gone("x", "sleep"),),
     )
-    check([pair], woken, models=[BIG], measured_mb={("a", "m"): 20_000})
+    check([pair], woken, models=[BIG, DECLARED], measured_mb={("a", "m"): 20_000})
 
 
 def test_room_that_may_be_had_later_is_waited_for() -> None:
@@ -213,23 +235,23 @@ def test_room_that_may_be_had_later_is_waited_for() -> None:
         return Queue(nodes=("a",), model="m", reason=needs + why)
 
     busy = node("a", vllm("x"), busy={"x": 1}, free_mb=4_000)
-    check([busy], queue("x works"), models=[BIG])
+    check([busy], queue("x works"), models=[BIG, DECLARED])
     idle = node("a", vllm("x"), free_mb=4_000)
-    check([idle], queue("x works"), models=[BIG], in_flight={("a", "x"): 1})
-    check([idle], queue("x works"), models=[BIG], held={"x": 1})
-    check([idle], queue("x has just come up"), models=[BIG], up_s={("a", "x"): 0.0})
+    check([idle], queue("x works"), models=[BIG, DECLARED], in_flight={("a", "x"): 1})
+    check([idle], queue("x works"), models=[BIG, DECLARED], held={"x": 1})
+    check([idle], queue("x has just come up"), models=[BIG, DECLARED], up_s={("a", "x"): 0.0})
     coming = node("a", vllm("x", "loading"), free_mb=4_000)
-    check([coming], queue("x comes or goes"), models=[BIG])
+    check([coming], queue("x comes or goes"), models=[BIG, DECLARED])
     making = {("a", "x"): ("a", "y")}
-    check([idle], queue("x comes or goes"), models=[BIG], leaving=making)
-    check([idle], queue("x comes or goes"), models=[BIG], leaving={("a", "x"): None})
+    check([idle], queue("x comes or goes"), models=[BIG, DECLARED], leaving=making)
+    check([idle], queue("x comes or goes"), models=[BIG, DECLARED], leaving={("a", "x"): None})
     empty = node("a", free_mb=24_000)
     claimed = Queue(
         nodes=("a",),
         model="m",
         reason="a: needs 1 device(s) with 20000 MiB free, has 14000 MiB; a load is under way there",
     )
-    check([empty], claimed, models=[BIG], loads={("a", "x"): {0: 10_000}})
+    check([empty], claimed, models=[BIG, DECLARED], loads={("a", "x"): {0: 10_000}})
 
 
 def test_a_model_that_makes_room_waits_for_its_own() -> None:
@@ -251,7 +273,7 @@ def test_room_that_only_pins_hold_is_infeasible_and_what_is_not_ours_is_not() ->
     pinned = Model(id="x", pinned_on=["a"])
     full = node("a", vllm("x"), free_mb=4_000)
     needs = "a: needs 1 device(s) with 20000 MiB free"
-    never = refuse("model_infeasible", f"{needs}, and pinned there: x")
+    never = refuse("model_infeasible", f"{needs}, and pinned or undeclared there: x")
     check([full], never, models=[BIG, pinned])
     check([full], never, models=[BIG], pins=frozenset({("a", "x")}))
     away = refuse("no_healthy_node", "b: does not answer")

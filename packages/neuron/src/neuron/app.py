@@ -5,6 +5,7 @@ import asyncio
 import importlib
 import os
 import secrets
+from typing import Any
 
 import msgspec
 
@@ -16,10 +17,11 @@ from cortex_core.http import server
 from cortex_core.http.front import Front
 from cortex_core.node import ModelState
 from neuron.activating import Activating
+from neuron.apart import ask_apart
 from neuron.config import Config
 from neuron.counting import Counting
 from neuron.default_models import DefaultModels
-from neuron.discovery import Gpus, choose_platform, describe
+from neuron.discovery import Driver, Gpus, choose_platform, describe
 from neuron.endpoints import Endpoints
 from neuron.harnesses import HARNESSES
 from neuron.harnesses.counters import Counters
@@ -28,7 +30,7 @@ from neuron.harnesses.run import Shared
 from neuron.harnesses.spares import Spares
 from neuron.inference import Inference
 from neuron.machine import read_machine
-from neuron.measuring import Measuring
+from neuron.measuring import LONGEST_S, Measuring
 from neuron.metrics import Metrics
 from neuron.nvml import Nvml
 from neuron.remembering import Remembering, state_dir
@@ -49,7 +51,12 @@ class Daemon:
     """All parts of one daemon, wired."""
 
     def __init__(
-        self, config: Config, gpus: Gpus, run_dir: RunDir, tasks: asyncio.TaskGroup
+        self,
+        config: Config,
+        gpus: Gpus,
+        driver: Driver,
+        run_dir: RunDir,
+        tasks: asyncio.TaskGroup,
     ) -> None:
         self._config = config
         self.remembering = Remembering(state_dir(config.state_dir, os.environ))
@@ -57,7 +64,7 @@ class Daemon:
         residents, traffic = Residents(costs), Traffic(config.admission)
         self._traffic = traffic
         self.residents = residents
-        platform, found = discover(config, gpus)
+        platform, found = discover(config, driver)
         self.found = msgspec.structs.replace(found, instance=secrets.token_hex(8))
         self.measuring = Measuring(gpus, self.found.devices, residents)
         metrics = Metrics(residents, self.measuring, traffic)
@@ -135,9 +142,8 @@ class Daemon:
         await asyncio.gather(*stops, self.counters.stop())
 
 
-def discover(config: Config, gpus: Gpus) -> tuple[str, Discovery]:
+def discover(config: Config, driver: Driver) -> tuple[str, Discovery]:
     """Where vLLM engines run, and what the machine offers."""
-    driver = gpus.driver()
     platform = choose_platform(config.harness.vllm.platform, driver)
     found = describe(
         read_machine(),
@@ -169,8 +175,11 @@ async def run(config: Config, gpus: Gpus | None = None) -> None:
     end = asyncio.Event()
     gpus = gpus or Nvml()
     with open_run_dir(config.run_dir) as run_dir:
+        driver = await _ask_driver(gpus, stop)
+        if driver is None:
+            return
         async with asyncio.TaskGroup() as tasks:
-            daemon = Daemon(config, gpus, run_dir, tasks)
+            daemon = Daemon(config, gpus, driver, run_dir, tasks)
             _log_found(daemon.found, f"{_bracketed(host)}:{port}")
             if config.secret is None and not is_loopback(host):
                 log.warning(
@@ -193,7 +202,20 @@ async def run(config: Config, gpus: Gpus | None = None) -> None:
             await daemon.stop()
             daemon.remembering.save()
             end.set()
-    gpus.close()
+
+
+async def _ask_driver(gpus: Gpus, stop: asyncio.Event) -> Driver | None:
+    """What the driver has, however long it takes to say so; None: the daemon is to end before that."""
+    asking, stopping = ask_apart(gpus.driver), asyncio.ensure_future(stop.wait())
+    both: set[asyncio.Future[Any]] = {asking, stopping}
+    try:
+        done, _ = await asyncio.wait(both, timeout=LONGEST_S, return_when=asyncio.FIRST_COMPLETED)
+        if not done:
+            log.error("driver does not answer", waited_s=LONGEST_S)
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+        return asking.result() if asking.done() else None
+    finally:
+        stopping.cancel()
 
 
 def _bracketed(host: str) -> str:

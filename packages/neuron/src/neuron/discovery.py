@@ -55,9 +55,6 @@ class Gpus(Protocol):
     def read(self) -> list[GpuReading]:
         """What each GPU does now; empty where there is none."""
 
-    def close(self) -> None:
-        """Let the driver go."""
-
 
 def mig_index(gpu_index: int, instance: int) -> int:
     """What a MIG instance is called by number, beside the GPUs, which keep the driver's numbers."""

@@ -5,6 +5,7 @@ import asyncio
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 
 import msgspec
 
@@ -12,6 +13,7 @@ from cortex_core import logs
 from cortex_core.discovery import Device
 from cortex_core.node import DeviceHealth, ModelStatus
 from neuron import machine
+from neuron.apart import ask_apart
 from neuron.discovery import CPU_UUID, GpuReading, Gpus, cpu_health
 from neuron.residents import Residents
 from neuron.room import RISING, Room, rooms
@@ -53,7 +55,7 @@ class Measuring:
         # When host memory was read last, and of which engines in which state.
         self._ram_read_s = -math.inf
         self._ram_stages: frozenset[tuple[int | None, ModelStatus]] = frozenset()
-        # One that may not have come back; no other is begun meanwhile, or they would take every thread there is.
+        # One that may not have come back; no other is begun meanwhile, or there would be ever more threads.
         self._asking: asyncio.Future[Measurement] | None = None
         self._is_silent = False
         self._gpus = gpus
@@ -126,7 +128,7 @@ class Measuring:
             await asyncio.sleep(self._interval_s)
 
     async def measure(self) -> None:
-        """Measure once, in a thread: the driver may take its time.
+        """Measure once, in a thread of its own: the driver may take its time.
 
         After `longest_s` the last measurement stands, and nobody waits any more until the driver has answered.
         """
@@ -154,7 +156,7 @@ class Measuring:
         """One that begins now; None: the driver does not answer. `groups` None: their host memory is as it was."""
         if self._asking is not None and not await self._answers(self._asking):
             return None
-        asking = asyncio.ensure_future(asyncio.to_thread(self._read, groups, rising))
+        asking = ask_apart(partial(self._read, groups, rising))
         # Whoever waited for it may have gone by the time that it fails.
         asking.add_done_callback(lambda done: done.cancelled() or done.exception())
         self._asking = asking

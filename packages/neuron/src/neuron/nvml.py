@@ -48,7 +48,6 @@ class Nvml:
 
     def __init__(self) -> None:
         self._handles: list[tuple[int, Any]] = []
-        self._begun = False
 
     def driver(self) -> Driver:
         """Begin to ask the driver, and say what is there."""
@@ -56,7 +55,6 @@ class Nvml:
             pynvml.nvmlInit()
         except pynvml.NVMLError as error:
             return _unusable(error)
-        self._begun = True
         try:
             return self._driver()
         except pynvml.NVMLError as error:
@@ -87,13 +85,6 @@ class Nvml:
     def read(self) -> list[GpuReading]:
         """What each GPU does now."""
         return [_read(index, handle) for index, handle in self._handles]
-
-    def close(self) -> None:
-        """Let the driver go."""
-        if self._begun:
-            self._begun = False
-            self._handles = []
-            _ask(pynvml.nvmlShutdown)
 
 
 def _unusable(error: Any) -> Driver:

@@ -38,16 +38,12 @@ class FakeGpus:
     ) -> None:
         self._driver = driver or Driver()
         self.readings = readings or []
-        self.closed = False
 
     def driver(self) -> Driver:
         return self._driver
 
     def read(self) -> list[GpuReading]:
         return self.readings
-
-    def close(self) -> None:
-        self.closed = True
 
 
 def make_config(**fields: Any) -> Config:
@@ -135,7 +131,8 @@ async def serve(config: Config, gpus: Gpus | None = None) -> AsyncIterator[Serve
             config = msgspec.structs.replace(
                 config, state_dir=config.state_dir or f"{folder}/state"
             )
-            daemon = Daemon(config, gpus or FakeGpus(), run_dir, tasks)
+            gpus = gpus or FakeGpus()
+            daemon = Daemon(config, gpus, gpus.driver(), run_dir, tasks)
             async with serving(daemon.front) as endpoint:
                 served = Served(daemon, endpoint)
                 try:

@@ -61,9 +61,10 @@ def test_of_weights_in_several_forms_one_is_loaded(
 
 def test_what_has_no_header_is_as_large_as_its_file(tmp_path: Path) -> None:
     (tmp_path / "model.gguf").write_bytes(b"x" * 100)
-    assert read_model(tmp_path / "model.gguf") == Figures(tensor_bytes={"?": 100})
+    assert read_model(tmp_path) == Figures(tensor_bytes={"?": 100})
     (tmp_path / "model.safetensors").write_bytes(b"x" * 50)
     assert read_model(tmp_path).tensor_bytes == {"?": 50}
+    assert read_model(tmp_path, ["model.gguf"]).tensor_bytes == {"?": 100}
 
 
 def test_broken_files_tell_nothing(tmp_path: Path) -> None:

@@ -218,3 +218,23 @@ def test_nothing_is_sent_home_and_nothing_is_looked_up(tmp_path: Path) -> None:
     assert environ["DO_NOT_TRACK"] == environ["VLLM_NO_USAGE_STATS"] == "1"
     assert environ["HF_HUB_OFFLINE"] == "1"
     assert environ["VLLM_CPU_KVCACHE_SPACE"] is None
+
+
+async def test_a_gguf_is_given_to_an_engine_that_can_read_it(tmp_path: Path) -> None:
+    folder = tmp_path / "models" / "org" / "m-GGUF"
+    folder.mkdir(parents=True)
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+        (folder / name).symlink_to(demo.path() / name)
+    (folder / "m-Q4_K_M.gguf").write_bytes(b"x" * 1024)
+    (folder / "m-Q8_0.gguf").write_bytes(b"x" * 2048)
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\n")  # it has whatever it is asked for
+    python.chmod(0o755)
+    spec = ModelSpec(model_id="org/m-GGUF", quant="q8-0")
+    settings = {"model_dirs": [str(tmp_path / "models")], "warm_spare": False}
+    launch = await plan(spec, gpus_with(20_000), python=str(python), **settings)
+    assert (launch.model_path, launch.settings["gguf"]) == (str(folder), "m-Q8_0.gguf")
+    async with harness(gpus_with(20_000), **settings) as without:
+        answer = await without.plan(spec)
+        assert (answer.fits, answer.kind) == (False, "unsupported_architecture")
+        assert "install vllm-gguf-plugin" in (answer.suggestion or "")

@@ -4,12 +4,13 @@ from collections.abc import Iterable
 import pytest
 
 from neuron.weights.choosing import (
-    check_loadable,
     choose_companions,
     choose_files,
+    choose_gguf,
     guess_base,
     missing_files,
     needs_base,
+    refuse_gguf,
 )
 from neuron.weights.refusals import WeightsError
 
@@ -159,14 +160,24 @@ def test_weights_that_the_index_names_are_missed() -> None:
     ]
 
 
-def test_what_no_engine_runs_is_refused() -> None:
-    with pytest.raises(WeightsError, match="vllm-gguf-plugin") as caught:
-        check_loadable(["m-Q8_0.gguf"], None)
-    assert caught.value.kind == "unsupported_architecture"
+def test_gguf_is_meant_where_nothing_else_is_there_or_the_quant_names_it() -> None:
+    assert choose_gguf(["m-Q8_0.gguf"], None) == choose_files(["m-Q8_0.gguf"], None)
+    both = [*SMALL, "model.safetensors", *GGUFS]
+    assert choose_gguf(both, "q4-k-m") == choose_files(both, "Q4_K_M")
+    assert choose_gguf(both, None) is None
+    assert choose_gguf([*SMALL, "model.safetensors"], "fp8") is None
     with pytest.raises(WeightsError, match="no GGUF quant"):
-        check_loadable([*SMALL, "model.safetensors"], "q8_0")
-    check_loadable([*SMALL, "model.safetensors", "m-Q8_0.gguf"], None)
-    check_loadable([*SMALL, "model.safetensors"], "fp8")
+        choose_gguf([*SMALL, "model.safetensors"], "q8_0")
+
+
+def test_a_refusal_of_gguf_names_the_plugin_and_where_it_goes() -> None:
+    error = refuse_gguf("Q8_0")
+    assert error.kind == "unsupported_architecture"
+    assert str(error) == (
+        "its weights are GGUF (Q8_0), which vLLM reads with vllm-gguf-plugin only, and on GPUs only: engines here have "
+        "none"
+    )
+    assert "install vllm-gguf-plugin in the environment that engines run in" in error.suggestion
 
 
 def test_a_gguf_s_base_is_what_its_card_says_or_its_name() -> None:

@@ -394,8 +394,11 @@ async def test_the_quant_that_is_named_comes_with_the_tokenizer_of_its_base(made
     snapshot = made.cache.snapshot("org/name-GGUF")
     assert snapshot
     assert [path.name for path in sorted(snapshot.iterdir())] == [
+        "config.json",
         "name-Q4_K_M-00001-of-00002.gguf",
         "name-Q4_K_M-00002-of-00002.gguf",
+        "tokenizer.json",
+        "tokenizer_config.json",
     ]
     base = made.cache.snapshot(REPO)
     assert base

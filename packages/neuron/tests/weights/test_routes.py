@@ -303,6 +303,7 @@ async def test_a_load_whose_source_refuses_is_refused_even_without_waiting(made:
     for wait in (True, False):
         status, body, headers = await made.load("org/nothing", wait=wait)
         assert (status, body["error"]["code"]) == (422, "repo_fetch_failed")
+        assert "has no repository org/nothing" in body["error"]["message"]
         assert b"retry-after" not in headers
     assert await made.served.get("/models") == []
 

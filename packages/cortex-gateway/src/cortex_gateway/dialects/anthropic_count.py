@@ -11,8 +11,7 @@ from cortex_core.errors import CortexError, UpstreamProtocolError
 from cortex_gateway.dialects import prefix_hygiene
 from cortex_gateway.dialects.anthropic_request import read_count
 from cortex_gateway.dialects.anthropic_response import write_upstream_error
-from cortex_gateway.dialects.dialect import Translator
-from cortex_gateway.dialects.translated import AskedTranslated, TranslatedDialect
+from cortex_gateway.dialects.translated import AskedTranslated, FromChat, TranslatedDialect
 from cortex_gateway.usage import Meter
 
 
@@ -44,6 +43,9 @@ class Counted:
 
     def feed(self, chunk: bytes) -> bytes:
         raise self._broken("a stream of tokens")
+
+    def feed_alike(self, chunk: bytes) -> None:
+        return None
 
     def close(self) -> bytes:
         raise self._broken("an empty stream")
@@ -80,5 +82,5 @@ class AnthropicCount(TranslatedDialect):
             hygiene=translated.hygiene,
         )
 
-    def open(self, meter: Meter, request_id: str, asked: AskedTranslated) -> Translator:
+    def open(self, meter: Meter, request_id: str, asked: AskedTranslated) -> FromChat:
         return Counted(meter.upstream, request_id)

@@ -5,8 +5,7 @@ from cortex_gateway.dialects import prefix_hygiene
 from cortex_gateway.dialects.anthropic_events import PING
 from cortex_gateway.dialects.anthropic_request import read_messages
 from cortex_gateway.dialects.anthropic_stream import AnthropicStream
-from cortex_gateway.dialects.dialect import Translator
-from cortex_gateway.dialects.translated import AskedTranslated, TranslatedDialect
+from cortex_gateway.dialects.translated import AskedTranslated, FromChat, TranslatedDialect
 from cortex_gateway.usage import Meter
 
 
@@ -34,5 +33,5 @@ class AnthropicMessages(TranslatedDialect):
             hygiene=translated.hygiene,
         )
 
-    def open(self, meter: Meter, request_id: str, asked: AskedTranslated) -> Translator:
+    def open(self, meter: Meter, request_id: str, asked: AskedTranslated) -> FromChat:
         return AnthropicStream(meter.upstream, request_id)

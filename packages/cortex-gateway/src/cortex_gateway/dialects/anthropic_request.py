@@ -28,13 +28,14 @@ from cortex_core.errors import (
     MalformedJsonError,
     MissingModelFieldError,
 )
+from cortex_core.openai import read_body
 from cortex_gateway.dialects import anthropic_content, prefix_hygiene
 from cortex_gateway.dialects.anthropic_fields import Block, read_blocks
 from cortex_gateway.dialects.anthropic_tools import write_tools
 from cortex_gateway.dialects.fields import Dropped, invalid, optional, require
 
 _ENCODE = msgspec.json.Encoder()
-_READ = msgspec.json.Decoder()
+_READ = msgspec.json.Decoder(dict[str, Any])
 
 _CARRIED = (
     "model messages system max_tokens stream stop_sequences temperature top_p top_k metadata thinking tools"
@@ -96,12 +97,7 @@ def read_count(body: bytes, rules: frozenset[str] = prefix_hygiene.ALL_RULES) ->
 
 
 def _read_object(body: bytes) -> dict[str, Any]:
-    try:
-        fields = _READ.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise MalformedJsonError(reason=str(error)) from None
-    if not isinstance(fields, dict):
-        raise MalformedJsonError(reason="it is no object")
+    fields = read_body(body, _READ)
     if not fields.get("model"):
         raise MissingModelFieldError(param="model")
     require(fields["model"], str, "model")

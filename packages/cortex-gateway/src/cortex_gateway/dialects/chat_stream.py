@@ -13,14 +13,18 @@ import msgspec
 from cortex_core import sse
 from cortex_core.errors import CortexError, UpstreamProtocolError
 from cortex_core.openai import Usage
+from cortex_gateway.dialects.chat_frames import Frame, find_frame
 from cortex_gateway.dialects.chat_parts import Chunk, ChunkChoice, Said, Stop, ToolCall
 
 # Arguments of one call that come in one piece may be a whole file; beyond this it is no answer any more.
 MAX_EVENT_BYTES = 64 * 1024 * 1024
+# A stream has one for what is thought, and one for what is said; where no two chunks are alike, looking for more costs.
+MAX_FRAMES = 16
 
 C = TypeVar("C")
 
 _READ = msgspec.json.Decoder(Chunk)
+_NO_NAME = "a tool call without a name"
 
 
 class ChatStream(ABC, Generic[C]):
@@ -44,13 +48,20 @@ class ChatStream(ABC, Generic[C]):
         self._upstream = upstream
         self._request_id = request_id
         self._splitter = sse.Splitter(max_event_bytes)
-        self._calls: dict[int, tuple[str | None, C]] = {}  # by the upstream's index, with its id
+        # By the upstream's index: its id, the function's name, the call.
+        self._calls: dict[int, tuple[str | None, str, C]] = {}
+        self._nameless: dict[
+            int, str | None
+        ] = {}  # by index, the ids of calls that are opened, and not begun
         self._call_count = 0
         self._has_begun = False
         self._stop: Stop | None = None
         self._usage: Usage | None = None
         self._deltas = 0
         self._ended = False
+        self._frame: Frame | None = None
+        self._frames_left = MAX_FRAMES
+        self._tell = self.say  # of the frame's texts
 
     @abstractmethod
     def begin(self, chunk: Chunk) -> None:
@@ -98,6 +109,8 @@ class ChatStream(ABC, Generic[C]):
         Raises:
             UpstreamProtocolError: they cannot be understood. What was good before them comes with `fail`.
         """
+        if (out := self.feed_alike(chunk)) is not None:
+            return out
         # Most reads are whole events with plain line ends: they are cheap to part.
         if not self._splitter.is_waiting and chunk.endswith(b"\n\n") and b"\r" not in chunk:
             raws = chunk[:-2].split(b"\n\n")
@@ -105,6 +118,17 @@ class ChatStream(ABC, Generic[C]):
             raws = self._split(chunk)
         for raw in raws:
             self._take(raw)
+        return self._flush()
+
+    def feed_alike(self, chunk: bytes) -> bytes | None:
+        """As `feed`, for one chunk that is another one over again but for its text; None: it is not, and was not taken."""
+        frame = self._frame
+        if frame is None or (text := frame.read(chunk)) is None:
+            return None
+        if self._ended or self._splitter.is_waiting:
+            return None
+        self._deltas += 1
+        self._tell(text)
         return self._flush()
 
     def close(self) -> bytes:
@@ -176,6 +200,15 @@ class ChatStream(ABC, Generic[C]):
         for choice in chunk.choices or ():
             if choice.index == 0:
                 self._take_choice(choice)
+        self._look_for_frame(data, chunk)
+
+    def _look_for_frame(self, data: bytes, chunk: Chunk) -> None:
+        if not self._frames_left or (self._frame and self._frame.fits(sse.write_data(data))):
+            return
+        self._frames_left -= 1
+        if found := find_frame(data, chunk):
+            self._frame = found
+            self._tell = self.say if found.field == "content" else self.think
 
     def _take_choice(self, choice: ChunkChoice) -> None:
         if choice.delta is not None:
@@ -184,6 +217,8 @@ class ChatStream(ABC, Generic[C]):
             self._stop = Stop(choice.finish_reason, choice.stop_reason)
             if not self._stop.is_known:
                 raise self.broken(f"it ended with finish_reason `{choice.finish_reason}`")
+            if self._nameless:
+                raise self.broken(_NO_NAME)
 
     def _take_delta(self, delta: Said) -> None:
         if thought := delta.reasoning_content or delta.reasoning:
@@ -193,34 +228,45 @@ class ChatStream(ABC, Generic[C]):
             self._deltas += 1
             self.say(delta.content)
         if delta.refusal:
+            self._deltas += 1
             self.refuse(delta.refusal)
         for piece in delta.tool_calls or ():
             self._deltas += 1
-            if not self.go_on_calling(self._find_call(piece), piece.function.text):
-                raise self.broken("arguments of a tool call that was complete")
+            self._take_call(piece)
 
-    def _find_call(self, piece: ToolCall) -> C:
+    def _take_call(self, piece: ToolCall) -> None:
+        """A piece of a call. Some servers open a call before they know its name; then nothing is told yet."""
+        index = piece.index if piece.index is not None else self._guess_index(piece)
+        text = piece.function.text
+        if not (piece.function.name or text or index in self._calls):
+            self._nameless[index] = piece.id or self._nameless.get(index)
+        elif not self.go_on_calling(self._find_call(piece, index), text):
+            raise self.broken("arguments of a tool call that was complete")
+
+    def _find_call(self, piece: ToolCall, index: int) -> C:
         """The call that a piece belongs to, which begins with it where it names a function.
 
         Some servers count every call as the first, or do not count at all; then another id means another call.
         Others make up an id per piece, but name the function in the first one only.
         """
         name = piece.function.name
-        index = piece.index if piece.index is not None else self._guess_index(piece)
         if known := self._calls.get(index):
-            upstream_id, call = known
+            upstream_id, known_name, call = known
             if not name or not piece.id or piece.id == upstream_id:
+                if name and name != known_name:
+                    raise self.broken(f"a tool call of `{known_name}` that became `{name}`")
                 return call
         if not name:
-            raise self.broken("a tool call without a name")
-        call = self.begin_call(piece, self._call_count)
+            raise self.broken(_NO_NAME)
+        upstream_id = self._nameless.pop(index, None) or piece.id
+        call = self.begin_call(msgspec.structs.replace(piece, id=upstream_id), self._call_count)
         self.has_calls = True
         self._call_count += 1
-        self._calls[index] = piece.id, call
+        self._calls[index] = upstream_id, name, call
         return call
 
     def _guess_index(self, piece: ToolCall) -> int:
-        known = [at for at, (upstream_id, _) in self._calls.items() if piece.id == upstream_id]
+        known = [at for at, (upstream_id, _, _) in self._calls.items() if piece.id == upstream_id]
         if known and piece.id:
             return known[0]
         return len(self._calls) if piece.function.name else max(self._calls, default=0)

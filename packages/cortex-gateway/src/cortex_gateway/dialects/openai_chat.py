@@ -10,6 +10,7 @@ class _Delta(msgspec.Struct, frozen=True):
     content: str | None = None
     reasoning_content: str | None = None
     reasoning: str | None = None
+    refusal: str | None = None
     tool_calls: list[msgspec.Raw] | None = None
 
 
@@ -25,13 +26,13 @@ _READ = msgspec.json.Decoder(_Chunk)
 
 
 def has_content(data: bytes) -> bool:
-    """Whether the model said, thought or called something in it; the role chunk is none of that."""
+    """Whether the model said, thought, refused or called something in it; the role chunk is none of that."""
     try:
         choices = _READ.decode(data).choices
     except (msgspec.DecodeError, UnicodeDecodeError):
         return False
     return any(
-        d.content or d.reasoning_content or d.reasoning or d.tool_calls
+        d.content or d.reasoning_content or d.reasoning or d.refusal or d.tool_calls
         for d in (choice.delta for choice in choices)
     )
 

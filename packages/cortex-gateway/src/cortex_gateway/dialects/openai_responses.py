@@ -43,7 +43,7 @@ class ResponsesMeter(Meter):
         found = self._progress.note(data)
         self.is_done = self._progress.is_done
         if found.type.endswith(_PIECE):
-            self._note_content()
+            self.note_content()
         if found.response is not None:
             self._note_usage(found.response.usage)
         failure = found.error or (found.response.error if found.response else None)

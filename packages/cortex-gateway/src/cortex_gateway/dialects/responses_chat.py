@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """OpenAI's Responses for an upstream that speaks chat alone; docs/dialects.md says what is carried. Pure."""
 
-from cortex_gateway.dialects.dialect import Translator
 from cortex_gateway.dialects.responses_request import read_response_request
 from cortex_gateway.dialects.responses_stream import ResponsesStream
-from cortex_gateway.dialects.translated import AskedTranslated, TranslatedDialect
+from cortex_gateway.dialects.translated import AskedTranslated, FromChat, TranslatedDialect
 from cortex_gateway.usage import Meter
 
 
@@ -24,5 +23,5 @@ class ResponsesByChat(TranslatedDialect):
             told=translated.told,
         )
 
-    def open(self, meter: Meter, request_id: str, asked: AskedTranslated) -> Translator:
+    def open(self, meter: Meter, request_id: str, asked: AskedTranslated) -> FromChat:
         return ResponsesStream(meter.upstream, request_id, asked.told, asked.model or "")

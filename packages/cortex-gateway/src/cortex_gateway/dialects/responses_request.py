@@ -28,6 +28,7 @@ from cortex_core.errors import (
     MalformedJsonError,
     MissingModelFieldError,
 )
+from cortex_core.openai import read_body
 from cortex_gateway.dialects.fields import Dropped, invalid, optional, require
 from cortex_gateway.dialects.responses_input import Conversation
 from cortex_gateway.dialects.responses_tools import read_tools, write_tools
@@ -35,7 +36,7 @@ from cortex_gateway.dialects.responses_tools import read_tools, write_tools
 Fields = dict[str, Any]
 
 _ENCODE = msgspec.json.Encoder()
-_READ = msgspec.json.Decoder()
+_READ = msgspec.json.Decoder(Fields)
 
 _CARRIED = (
     "model stream instructions input tools tool_choice parallel_tool_calls text max_output_tokens reasoning metadata"
@@ -81,12 +82,7 @@ def read_response_request(body: bytes) -> Translated:
 
 
 def _read_object(body: bytes) -> Fields:
-    try:
-        fields = _READ.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise MalformedJsonError(reason=str(error)) from None
-    if not isinstance(fields, dict):
-        raise MalformedJsonError(reason="it is no object")
+    fields = read_body(body, _READ)
     if not fields.get("model"):
         raise MissingModelFieldError(param="model")
     require(fields["model"], str, "model")

@@ -77,13 +77,16 @@ def _write_choice(choice: object, tools: list[Fields], dropped: Dropped) -> Fiel
 
 def _write_allowed(wanted: Fields, tools: list[Fields], dropped: Dropped) -> Fields:
     """Some of the tools: the others are not offered, which every upstream understands."""
-    listed = optional(wanted.get("tools"), list, "tool_choice.tools") or []
-    names = {tool.get("name") for tool in listed if isinstance(tool, dict)}
+    given = optional(wanted.get("tools"), list, "tool_choice.tools") or []
+    listed = [tool for tool in given if isinstance(tool, dict)]
+    names = {tool.get("name") for tool in listed}
     allowed = [tool for tool in tools if tool["function"]["name"] in names]
     if not allowed:
         dropped.note("tool_choice")
         return {}
     dropped.note_rest(wanted, ("type", "mode", "tools"), "tool_choice")
+    for tool in listed:
+        dropped.note_rest(tool, ("type", "name"), "tool_choice", "tools")
     mode = optional(wanted.get("mode"), str, "tool_choice.mode") or "auto"
     return {"tools": allowed, **_write_choice(mode, allowed, dropped)}
 

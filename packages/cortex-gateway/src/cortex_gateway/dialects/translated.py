@@ -3,7 +3,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from cortex_core import openai
 from cortex_core.errors import CortexError
@@ -29,10 +29,17 @@ class AskedTranslated(Asked, frozen=True, kw_only=True):
     told: dict[str, Any] = {}
 
 
+class FromChat(Translator, Protocol):
+    """A translator that can tell a chunk that is another one over again but for its text."""
+
+    def feed_alike(self, chunk: bytes) -> bytes | None:
+        """As `feed`, for such a chunk; None: it is none, and was not taken."""
+
+
 class Metered:
     """An answer in OpenAI's dialect that is counted, and then translated. Fulfils `Translator`."""
 
-    def __init__(self, meter: Meter, translator: Translator) -> None:
+    def __init__(self, meter: Meter, translator: FromChat) -> None:
         self._meter = meter
         self._translator = translator
 
@@ -40,6 +47,10 @@ class Metered:
         return self._translator.whole(*self._meter.whole(status, body))
 
     def feed(self, chunk: bytes) -> bytes:
+        # What is like a chunk that was read needs no reading, neither for its meaning nor for its count.
+        if self._meter.is_flowing and (out := self._translator.feed_alike(chunk)) is not None:
+            self._meter.note_content()
+            return out
         return self._translator.feed(self._meter.feed(chunk))
 
     def close(self) -> bytes:
@@ -63,7 +74,7 @@ class TranslatedDialect(ABC):
         """The request, translated. Raises as `Dialect.read`."""
 
     @abstractmethod
-    def open(self, meter: Meter, request_id: str, asked: AskedTranslated) -> Translator:
+    def open(self, meter: Meter, request_id: str, asked: AskedTranslated) -> FromChat:
         """What translates the answer, once it was metered."""
 
     def write(self, body: bytes, asked: Asked, model_id: str) -> bytes:

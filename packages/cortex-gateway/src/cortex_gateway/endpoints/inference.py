@@ -23,7 +23,7 @@ from cortex_core.http.client import Client, RefusedError, Reply, read_all
 from cortex_core.http.exchange import Exchange
 from cortex_core.http.relay import relay, retell
 from cortex_gateway.config import Config
-from cortex_gateway.dialects.dialect import Dialect
+from cortex_gateway.dialects.dialect import Dialect, Translator
 from cortex_gateway.dialects.verbatim import NO_ROUTE, lacks_route
 from cortex_gateway.dispatcher import Dispatcher
 from cortex_gateway.endpoints import counting
@@ -31,6 +31,7 @@ from cortex_gateway.fleet import Fleet
 from cortex_gateway.journal import Journal
 from cortex_gateway.keeping import Keeper
 from cortex_gateway.metrics import Done, Metrics
+from cortex_gateway.renaming import Renamed
 from cortex_gateway.routing.plan import Serve
 from cortex_gateway.telling import telling
 from cortex_gateway.turn import Turn
@@ -236,7 +237,7 @@ class Inference:
                         return served
                     reply = _Whole(reply, body)
                 self._metrics.note_overhead(overhead_s)
-                turn.passing = turn.dialect.translate(meter, turn.exchange.request_id, turn.asked)
+                turn.passing = _translate(turn, served, meter)
                 extra = turn.answer_headers(served, overhead_s, reply.headers)
                 await relay(turn.exchange, reply, turn.passing, extra)
                 turn.is_open = False
@@ -253,7 +254,12 @@ class Inference:
 
     @asynccontextmanager
     async def _opened(self, turn: Turn, served: Serve) -> AsyncIterator[Reply]:
-        """Its answer, once that has begun. Raises UpstreamConnectionError: the node was lost before; or as `Client.open`."""
+        """Its answer, once that has begun; a stream has when its first bytes are there, since a head alone says nothing.
+
+        Raises:
+            UpstreamConnectionError: the node was lost before.
+            FleetError: as `Client.open` and `Reply.read`; UpstreamProtocolError also where a stream has nothing.
+        """
         async with AsyncExitStack() as stack:
             try:
                 async with (
@@ -261,6 +267,8 @@ class Inference:
                     asyncio.timeout(None) as turn.unheard,
                 ):
                     reply = await stack.enter_async_context(self._open(turn, served))
+                    if reply.is_event_stream:
+                        reply = _Begun(reply, await _read_first(reply, served.node))
             except TimeoutError:
                 reason = "the node went down before it answered"
                 raise UpstreamConnectionError(upstream=served.node, reason=reason) from None
@@ -301,6 +309,38 @@ class Inference:
         )
         self._metrics.note_done(done)
         turn.exchange.notes.update(_told(done))
+
+
+def _translate(turn: Turn, served: Serve, meter: Meter) -> Translator:
+    passing = turn.dialect.translate(meter, turn.exchange.request_id, turn.asked)
+    if served.asked_id == served.told_id:
+        return passing
+    return Renamed(passing, served.asked_id, served.told_id)
+
+
+class _Begun:
+    """A stream whose first bytes were waited for."""
+
+    is_event_stream = True
+
+    def __init__(self, reply: Reply, first: bytes) -> None:
+        self.status = reply.status
+        self.headers = reply.headers
+        self.read = self._read_first
+        self._first = first
+        self._reply = reply
+
+    async def _read_first(self) -> bytes:
+        # Nothing stands in between from now on: it is called for each chunk.
+        self.read = self._reply.read
+        return self._first
+
+
+async def _read_first(reply: Reply, node: str) -> bytes:
+    first = await reply.read()
+    if not first:
+        raise UpstreamProtocolError(upstream=node, reason="the stream ended before it began")
+    return first
 
 
 class _Whole:

@@ -43,6 +43,11 @@ class Serve(msgspec.Struct, frozen=True, kw_only=True):
         """What the neuron is asked for."""
         return self.adapter or self.model_id
 
+    @property
+    def told_id(self) -> str:
+        """What the client is told of in the answer: as GET /v1/models calls it."""
+        return self.adapter or self.model
+
 
 class Wait(msgspec.Struct, frozen=True, kw_only=True):
     """It is about to change there; look again afterwards. Fields as in Serve."""
@@ -141,8 +146,8 @@ def plan(
     Without `may_hold` the request waits for nothing, since that was in vain: steps 2 and 4 to 6 are left out.
 
     1. Replicas are ready and not full: serve from the one that `choose` names.
-    2. It is loading or waking somewhere, or leaving: wait for the end of that. What a drained node has on its way is not
-       waited for.
+    2. It is loading or waking somewhere, or leaving, or a node is to bring it up at its own start: wait for the end of that.
+       What a drained node has on its way is not waited for.
     3. Its engine is being restarted, and nobody else has it: refuse, `model_recovering`.
     4. It sleeps where there is room, or is declared and could be loaded where there is room: wake or load it there.
        Beside full replicas only where it did not fail before. Of places that are equal else, where that takes less time.
@@ -194,13 +199,13 @@ def find_id(view: FleetView, catalogue: Catalogue, name: str) -> str:
     """The concrete id that a client's name means.
 
     1. An alias: its model.
-    2. What the catalogue declares, or a node has or had: itself.
+    2. What the catalogue declares, or a node has, had, or brings up of itself: itself.
     3. A LoRA adapter: the model that it belongs to. An alias may name one too.
     4. A pattern of the aliases fits it: that one's model. The default model is the shortest pattern.
     5. Itself, which nobody knows.
     """
     model_id = catalogue.resolve(name)  # 1
-    if find_entry(catalogue, model_id) or view.knows(model_id):  # 2
+    if find_entry(catalogue, model_id) or view.knows(model_id) or view.coming(model_id):  # 2
         return model_id
     if parent := find_parent(view, catalogue, model_id):  # 3
         return parent
@@ -233,7 +238,11 @@ def _wait(
         return Wait(node=node, model=names[0], model_id=model_id, reason="a load is under way")
     passing = _with_status(there, *_PASSING)
     if passing is None:
-        return None
+        if (coming := view.coming(*names)) is None:
+            return None
+        node, model_id = coming
+        reason = "it comes up there at the node's start"
+        return Wait(node=node, model=names[0], model_id=model_id, reason=reason)
     node, state = passing.node.name, passing.state
     model = entry.id if entry else state.id
     return Wait(node=node, model=model, model_id=state.id, reason=f"it is {state.status} there")

@@ -45,14 +45,21 @@ class FakeNvml:
         """
         self._folder = folder
         self._says = folder / "says"
+        self._hangs = folder / "says.hangs"
         self.say({})
         _build(folder / LIBRARY, compilers)
 
     def say(self, lines: Mapping[str, str]) -> None:
         """What the driver says from now on."""
+        self._hangs.unlink(missing_ok=True)
         new = self._says.with_suffix(".new")
         new.write_text("".join(f"{key} {value}\n" for key, value in lines.items()))
         new.replace(self._says)  # a process may be reading it
+
+    @property
+    def hangs(self) -> bool:
+        """Whether a process has asked what never comes (`~`), since it was last told what to say."""
+        return self._hangs.exists()
 
     def environ(self) -> dict[str, str]:
         """The variables by which a new process meets this driver."""

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 // What a driver says, read at each call from the file that FAKE_NVML names: lines of `key value`.
 //
-//   init N, driver TEXT, nvml TEXT, cuda N, count N         of the driver; a value `!N` is the error N
+//   init N, driver TEXT, nvml TEXT, cuda N, count N         of the driver; a value `!N` is the error N,
+//                                                           `~` never comes, and the file gets a sibling `.hangs`
 //   I.field VALUE                                           of GPU I: uuid name capability memory utilization
 //                                                           temperature power processes mig lost
 //   I.S.field VALUE                                         of its MIG instance S
@@ -11,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 enum { SUCCESS = 0, NOT_SUPPORTED = 3, NOT_FOUND = 6, INSUFFICIENT_SIZE = 7, GPU_IS_LOST = 15 };
 enum { MIG = 1000, MIG_PER_GPU = 10, LINE = 1024 };
@@ -20,6 +22,14 @@ typedef unsigned long Handle;
 typedef struct { unsigned long long total, free, used; } Memory;
 typedef struct { unsigned int gpu, memory; } Utilization;
 typedef struct { unsigned int pid; unsigned long long used; unsigned int gi, ci; } Process;
+
+static void hang(const char *path) {
+    char name[LINE];
+    snprintf(name, sizeof name, "%s.hangs", path);
+    FILE *file = fopen(name, "w");
+    if (file) fclose(file);
+    for (;;) pause();
+}
 
 static Result find(const char *key, char *value) {
     const char *path = getenv("FAKE_NVML");
@@ -36,6 +46,7 @@ static Result find(const char *key, char *value) {
         }
     }
     if (file) fclose(file);
+    if (result == SUCCESS && strcmp(value, "~") == 0) hang(path);
     return result;
 }
 

@@ -2,7 +2,7 @@
 """What do a model's files on disk say of its size? Only headers are read: tens of gigabytes take no longer than one."""
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,17 +32,14 @@ _READ_INDEX = msgspec.json.Decoder(_Index)
 _UNREADABLE = (OSError, struct.error, msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
-def read_model(path: Path) -> Figures:
-    """The figures of the model in a directory, or in one GGUF file. What is missing or broken tells nothing."""
-    if path.is_file():
-        return Figures(tensor_bytes={UNTOLD: path.stat().st_size})
+def read_model(path: Path, gguf: Sequence[str] = ()) -> Figures:
+    """The figures of the model in a directory. What is missing or broken tells nothing. `gguf`: what is loaded of it."""
     config = read_json(path / "config.json")
-    tensor_bytes = _tensor_bytes(path)
+    tensor_bytes = _tensor_bytes([path / name for name in gguf] or weights_files(path))
     return read_figures(config, read_json(path / "tokenizer_config.json"), tensor_bytes)
 
 
-def _tensor_bytes(folder: Path) -> dict[str, int]:
-    files = weights_files(folder)
+def _tensor_bytes(files: list[Path]) -> dict[str, int]:
     found: dict[str, int] = {}
     for file in files:
         told = _read_safetensors(file) if file.suffix == ".safetensors" else None

@@ -18,6 +18,7 @@ from neuron.discovery import is_mig
 from neuron.harnesses.failures import refused_plan
 from neuron.harnesses.figures import Figures
 from neuron.harnesses.fitting import Fitting
+from neuron.harnesses.gguf import find_gguf, reads_gguf
 from neuron.harnesses.hosted import Hosted
 from neuron.harnesses.model_figures import read_model
 from neuron.harnesses.model_files import weights_mb
@@ -54,16 +55,18 @@ class VllmHarness(Hosted):
     async def plan_launch(self, spec: ModelSpec) -> Launch:
         _as_refused(spec, lambda: check_engine_args(spec.engine_args or {}))
         report = partial(self._note_download, spec.model_id)
-        folder = await self._shared.weights.ensure(spec, report)
+        can_read = await self._reads_gguf()
+        folder = await self._shared.weights.ensure(spec, report, with_gguf=can_read)
+        gguf = await asyncio.to_thread(find_gguf, spec, folder, can_read=can_read)
         adapters, lora_rank = await self._find_adapters(spec, folder, report)
-        figures = await asyncio.to_thread(_check, spec, folder)
+        figures = await asyncio.to_thread(_check, spec, folder, gguf)
         await self._shared.measuring.measure()
         # From here until the residents know of the claims nothing may wait: another load could take the same room.
         placement = self._fitting.place(spec, figures, lora_rank)
         return Launch(
             python=self._python,
             environ=plan_environment(self._shared.platform, self._cache_dir, placement.devices),
-            settings={**self._engine_settings(placement), "lora": adapters},
+            settings={**self._engine_settings(placement), "lora": adapters, **_name(gguf)},
             model_path=str(folder),
             devices=[device.index for device in placement.devices],
             claims_mb=placement.claims_mb,
@@ -77,14 +80,16 @@ class VllmHarness(Hosted):
 
     async def plan_count(self, spec: ModelSpec) -> Launch:
         _as_refused(spec, lambda: check_engine_args(spec.engine_args or {}))
+        folder, gguf = await self._locate(spec)
         return Launch(
             python=self._python,
             environ=plan_import_environment(self._shared.platform, self._cache_dir),
             settings={
                 "platform": self._shared.platform,
                 "allowed_media_domains": self._settings.allowed_media_domains,
+                **_name(gguf),
             },
-            model_path=str(await self._shared.weights.locate(spec)),
+            model_path=str(folder),
             start_timeout_s=self._settings.start_timeout_s,
             stop_timeout_s=self._settings.stop_timeout_s,
             heartbeat_timeout_s=self._heartbeat_timeout_s,
@@ -130,13 +135,22 @@ class VllmHarness(Hosted):
     async def _look(self, spec: ModelSpec, vram_mb: int | None) -> Figures | None:
         """The model's figures; None: its files are not here, and its size is known without them."""
         try:
-            folder = await self._shared.weights.locate(spec)
-            return await asyncio.to_thread(_check, spec, folder)
+            folder, gguf = await self._locate(spec)
+            return await asyncio.to_thread(_check, spec, folder, gguf)
         except LoadRefusedError as error:
             is_away = error.facts["load_kind"] == "repo_fetch_failed"
             if is_away and (vram_mb is not None or self._fitting.knows(spec)):
                 return None
             raise
+
+    async def _locate(self, spec: ModelSpec) -> tuple[Path, list[str]]:
+        """The folder of a model that is here, and the GGUF files that are meant of it."""
+        folder = await self._shared.weights.locate(spec)
+        can_read = await self._reads_gguf()
+        return folder, await asyncio.to_thread(find_gguf, spec, folder, can_read=can_read)
+
+    async def _reads_gguf(self) -> bool:
+        return await reads_gguf(self._shared.platform, self._python)
 
     async def start(self) -> None:
         if self._spare is not None:
@@ -229,9 +243,14 @@ def _cache_home(environ: Mapping[str, str]) -> str:
     return f"{environ.get('XDG_CACHE_HOME') or '~/.cache'}/neuron"
 
 
-def _check(spec: ModelSpec, folder: Path) -> Figures:
+def _name(gguf: list[str]) -> dict[str, str]:
+    """The setting for an engine that reads GGUF: the plugin finds the other parts by the name of the first."""
+    return {"gguf": gguf[0]} if gguf else {}
+
+
+def _check(spec: ModelSpec, folder: Path, gguf: list[str]) -> Figures:
     """What a model's files say of its size; what a look at them tells is told here."""
-    figures = _as_refused(spec, lambda: _read(spec, folder))
+    figures = _as_refused(spec, lambda: _read(spec, folder, gguf))
     if figures.names_nothing:
         raise refused(
             spec,
@@ -242,11 +261,11 @@ def _check(spec: ModelSpec, folder: Path) -> Figures:
     return figures
 
 
-def _read(spec: ModelSpec, folder: Path) -> Figures:
+def _read(spec: ModelSpec, folder: Path, gguf: list[str]) -> Figures:
     check_engine_args(spec.engine_args or {})
     check_files(folder)
     weights_mb(folder, spec.model_id)
-    return read_model(folder)
+    return read_model(folder, gguf)
 
 
 def _as_refused(spec: ModelSpec, look: Callable[[], T]) -> T:

@@ -27,6 +27,8 @@ _TOKENIZERS = (
     "tiktoken.model", "tokenizer_config.json",
 )  # fmt: skip
 INDEX = ".index.json"
+# vLLM's for GGUF, as package indexes call it.
+PLUGIN = "vllm-gguf-plugin"
 
 
 class Chosen(msgspec.Struct, frozen=True, kw_only=True):
@@ -106,25 +108,25 @@ def missing_files(
     return list(dict.fromkeys(missing))
 
 
-def check_loadable(names: Collection[str], quant: str | None) -> None:
-    """Refuse what is on disk, and no engine here can run.
+def choose_gguf(names: Collection[str], quant: str | None) -> Chosen | None:
+    """The GGUF that is meant of what is on disk; None: what is meant is of another form.
 
     Raises:
-        WeightsError: `unsupported_architecture`: it is GGUF. `quant_not_found`: as `choose_files`.
+        WeightsError: `quant_not_found`, `corrupt_weights`: as `choose_files`.
     """
-    if (quant and is_gguf_only(quant)) or group_ggufs(names):
-        chosen = choose_files(names, quant)
-        if chosen.gguf:
-            raise refuse_gguf(chosen.gguf.tag)
+    if not (quant and is_gguf_only(quant)) and not group_ggufs(names):
+        return None
+    chosen = choose_files(names, quant)
+    return chosen if chosen.gguf else None
 
 
 def refuse_gguf(tag: str) -> WeightsError:
-    """Why GGUF weights are not loaded."""
+    """Why GGUF weights are not loaded where engines have no plugin for them."""
     return WeightsError(
         "unsupported_architecture",
-        f"its weights are GGUF ({tag}), which vLLM reads with the plugin vllm-gguf-plugin only, and engines here are "
-        "not run with that",
-        "Load a repository that has the model as safetensors.",
+        f"its weights are GGUF ({tag}), which vLLM reads with {PLUGIN} only, and on GPUs only: engines here have none",
+        f"On a machine with GPUs install {PLUGIN} in the environment that engines run in (`[harness.vllm] python`); "
+        "or load a repository that has the model as safetensors.",
     )
 
 

@@ -17,7 +17,7 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import BinaryIO, NoReturn
 
-from neuron.weights.cache import INCOMPLETE, Cache
+from neuron.weights.cache import INCOMPLETE, Cache, write_whole
 from neuron.weights.choosing import (
     Chosen,
     choose_companions,
@@ -94,11 +94,23 @@ class Download:
         try:
             listing = self._hub.list(base)
             _check_name(listing.revision)
-            self._look(base, listing, choose_companions(listing.hashes))
+            names = choose_companions(listing.hashes)
+            self._look(base, listing, names)
             self._fill(base, listing)
+            self._copy(base, names)
         except WeightsError:
             return None
         return base
+
+    def _copy(self, base: str, names: list[str]) -> None:
+        """Put them beside the GGUF, but for what came with it: then its folder is a model's."""
+        source, target = self._cache.snapshot(base), self._cache.snapshot(self._fetch.repo)
+        if source is None or target is None:
+            return
+        for name in names:
+            if not (target / name).exists():
+                (target / name).parent.mkdir(parents=True, exist_ok=True)
+                write_whole(target / name, (source / name).read_bytes())
 
     def _look(self, repo: str, listing: Listing, names: list[str]) -> None:
         """Ask for each file that is not here yet."""

@@ -14,8 +14,7 @@ from cortex_core.weights import DownloadProgress, PullAnswer, RemoveAnswer, Weig
 from neuron.config import Config
 from neuron.residents import Residents
 from neuron.weights.abilities import Abilities, read_abilities
-from neuron.weights.cache import Cache, lacks, names_in
-from neuron.weights.choosing import check_loadable
+from neuron.weights.cache import Cache, lacks
 from neuron.weights.downloads import Downloads, Flight, Report
 from neuron.weights.messages import Fetch, Planned
 from neuron.weights.places import Place, Places
@@ -98,14 +97,19 @@ class Weights:
         except WeightsError as error:
             raise error.refuse(spec.model_id) from None
 
-    async def ensure(self, spec: ModelSpec, report: Report) -> Path:
+    async def ensure(self, spec: ModelSpec, report: Report, *, with_gguf: bool = False) -> Path:
         """The folder of a model, fetched first where it is not here. Cancelling ends a download that only it wanted.
 
+        Args:
+            spec: whose files.
+            report: is told how far a download is.
+            with_gguf: engines can read GGUF; else none is fetched.
+
         Raises:
-            LoadRefusedError: it cannot be had, or no engine here could run it.
+            LoadRefusedError: it cannot be had, or is GGUF and that will not do.
         """
         try:
-            return await self._ensure(spec, report)
+            return await self._ensure(spec, report, with_gguf=with_gguf)
         except WeightsError as error:
             raise error.refuse(spec.model_id) from None
 
@@ -190,15 +194,14 @@ class Weights:
             free_bytes=free_bytes,
         )
 
-    async def _ensure(self, spec: ModelSpec, report: Report) -> Path:
+    async def _ensure(self, spec: ModelSpec, report: Report, *, with_gguf: bool) -> Path:
         place = await asyncio.to_thread(self._places.look, spec.model_id)
         # A removal that began before this load was known ends first; since then the files are in use.
         await self._shelves.until_removed(place.folder)
         folder = await asyncio.to_thread(place.find, spec.quant)
         if folder is None:
-            await self._fetch(place, spec.quant, report, with_gguf=False)
+            await self._fetch(place, spec.quant, report, with_gguf=with_gguf)
             folder = await asyncio.to_thread(_expect_snapshot, place)
-        check_loadable(await asyncio.to_thread(names_in, folder), spec.quant)
         if not place.fixed:
             async with self._noting:
                 await asyncio.to_thread(place.cache.note_used, place.name, time.time())

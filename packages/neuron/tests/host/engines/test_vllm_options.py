@@ -35,6 +35,13 @@ def test_answers_carry_the_id_that_was_loaded() -> None:
     assert (found["model"], found["served_model_name"]) == ("/models/name", "hf:org/name")
 
 
+def test_a_gguf_file_is_the_model_and_its_folder_has_the_rest() -> None:
+    found = options(Settings(gguf="q/m-Q8_0.gguf"), quant="Q8_0")
+    assert (found["model"], found["tokenizer"]) == ("/models/name/q/m-Q8_0.gguf", "/models/name")
+    assert "quantization" not in found
+    assert options(quant="fp8")["quantization"] == "fp8"
+
+
 @pytest.mark.parametrize(
     ("spec", "settings", "expected_mb"),
     [(None, None, 256), (None, 64, 64), (128, 64, 128), (128, None, 128)],

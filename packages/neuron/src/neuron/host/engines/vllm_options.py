@@ -43,6 +43,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         can_sleep: start it so that it can sleep. Not on the CPU.
         lora: adapter name to the directory with its files.
         allowed_media_domains: hosts that images may be fetched from.
+        gguf: which file of the model's directory vLLM's plugin for GGUF is to read; None: none.
     """
 
     platform: str = "cpu"
@@ -52,6 +53,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     can_sleep: bool = False
     lora: dict[str, str] = {}
     allowed_media_domains: list[str] = []
+    gguf: str | None = None
 
 
 def read_settings(settings: Mapping[str, Any]) -> Settings:
@@ -87,11 +89,10 @@ def plan_options(start: Start, settings: Settings, lora_rank: int = 0) -> dict[s
     context = spec.max_model_len or settings.max_model_len
     kv_cache_mb = spec.kv_cache_mb or settings.kv_cache_mb or DEFAULT_KV_CACHE_MB
     options: dict[str, Any] = {
-        "model": start.model_path or spec.model_id,
+        **_plan_files(start, settings),
         "served_model_name": spec.model_id,
         "max_model_len": context,
         "dtype": spec.dtype,
-        "quantization": spec.quant,
         "tensor_parallel_size": spec.tensor_parallel or 1,
         "chat_template": spec.chat_template,
         # Never vLLM's own choice: it takes a share of the whole device, and on a CPU touches all of it.
@@ -114,6 +115,14 @@ def plan_options(start: Start, settings: Settings, lora_rank: int = 0) -> dict[s
         options["dtype"] = spec.dtype or "bfloat16"
     options |= given
     return {name: value for name, value in options.items() if value is not None}
+
+
+def _plan_files(start: Start, settings: Settings) -> dict[str, Any]:
+    path = start.model_path or start.spec.model_id
+    if settings.gguf is None:
+        return {"model": path, "quantization": start.spec.quant}
+    # The plugin takes the configuration from where the tokenizer is. What the quant names is in the file.
+    return {"model": f"{path}/{settings.gguf}", "tokenizer": path}
 
 
 def lora_places(adapters: int, platform: str) -> int:
