@@ -52,3 +52,22 @@ async def test_a_killed_engine_is_told_within_a_second(run_dir: Path, start_mode
         model.engine.activity()
     await model.engine.stop()
     assert list(run_dir.iterdir()) == []
+
+
+async def test_what_runs_when_an_engine_is_stopped_ends_in_an_error(
+    run_dir: Path, start_model: Any
+) -> None:
+    model = await start_model(run_dir)
+    path, begun = "/v1/completions", asyncio.Event()
+    asked = {"prompt": [10] * 8, "max_tokens": 4000, "ignore_eos": True}
+    whole = asyncio.create_task(model.post(path, asked))
+    streamed = asyncio.create_task(
+        model.post(path, {**asked, "stream": True}, on_message=lambda _: begun.set())
+    )
+    await begun.wait()
+    await model.engine.stop()
+    answer = await whole
+    assert (answer.status, answer.json["error"]["code"]) == (502, "engine_died")
+    *_, error, done, _ = (await streamed).body.split(b"\n\n")
+    assert msgspec.json.decode(error.removeprefix(b"data: "))["error"]["code"] == "engine_died"
+    assert done == b"data: [DONE]"

@@ -73,6 +73,7 @@ class VllmEngine:
         self._stop_s = stop_s
         self._load = Load()
         self._running: Any = None
+        self._serving: Serving | None = None
         self._scratch: Path | None = None
         self._model_id = ""
         self._routes: dict[str, Handler] = {}
@@ -148,8 +149,8 @@ class VllmEngine:
         ):  # of the first thing that it was asked; what its processes saw tells why
             raise EngineDiedError(model=self._model_id, reason="EngineCore is gone")
         self._probed = self._work()
-        serving = Serving(library, self._running, self._model_id, parsers.thinking, settings)
-        self._routes = serving.routes()
+        self._serving = Serving(library, self._running, self._model_id, parsers.thinking, settings)
+        self._routes = self._serving.routes()
         memory = await self._running.rank_memory()
         if start.traces:
             await self._running.begin_memory_trace()
@@ -227,6 +228,8 @@ class VllmEngine:
             return
         tempfile.tempdir = None
         meetings = [file.name for file in scratch.glob("vllm_dist_*")]
+        if self._serving is not None:
+            self._serving.end()
         if running is not None:
             # It bounds the end of its processes, and not of its threads: one may be reading a long prompt.
             with contextlib.suppress(TimeoutError):

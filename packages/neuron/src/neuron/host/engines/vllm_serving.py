@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from cortex_core import openai, wire
-from cortex_core.errors import CortexError, VisionUnsupportedError
+from cortex_core.errors import CortexError, EngineDiedError, VisionUnsupportedError
 from cortex_core.http.exchange import Exchange
 from cortex_core.http.front import Handler
 from cortex_core.http.headers import Headers
@@ -74,6 +74,7 @@ class Serving:
         self._markers = markers
         self._adapters = frozenset(settings.lora)
         self._media_domains = settings.allowed_media_domains
+        self._has_ended = False
 
     def routes(self) -> dict[str, Handler]:
         """Path to handler, for what the model serves."""
@@ -82,6 +83,10 @@ class Serving:
             for path, route in self._library.ROUTES.items()
         }
         return {path: self._build_handler(*row) for path, row in found.items() if row[1]}
+
+    def end(self) -> None:
+        """The engine ends: what it says from now on, such as half an answer for a whole one, is no answer any more."""
+        self._has_ended = True
 
     def _build_handler(self, route: Any, call: Any) -> Handler:
         async def handle(exchange: Exchange, body: bytes) -> None:
@@ -92,6 +97,8 @@ class Serving:
             except self._library.REQUEST_ERRORS as error:
                 raise self._refused(self._library.read_error(error)) from None
             _end_if_cancelled()
+            if self._has_ended:
+                raise self._ended()
             if self._library.is_error_answer(answer):
                 raise self._refused(self._library.read_error_answer(answer))
             if self._library.is_stream(answer):
@@ -121,6 +128,9 @@ class Serving:
         )
         return asked, wish._replace(dropped=dropped)
 
+    def _ended(self) -> EngineDiedError:
+        return EngineDiedError(model=self._model_id, reason="it was ended")
+
     def _shape(self, path: str, answer: Fields, wish: Wish) -> Fields:
         if path == CHAT:
             return vllm_wire.shape_chat(answer, wish, self._markers)
@@ -134,6 +144,9 @@ class Serving:
             # Closed whatever happens: that is what aborts the engine's request.
             async with contextlib.aclosing(pieces):
                 async for piece in pieces:
+                    if self._has_ended:
+                        await _fail(exchange, stream, self._ended())
+                        return
                     event = self._library.write_event(piece)
                     if error := self._read_stream_error(event):
                         await _fail(exchange, stream, error)
