@@ -303,6 +303,7 @@ def _holder(
         is_busy=not tenant.is_asleep and view.busy(node, model_id) > 0,
         is_awaited=tenant.is_ready and tenant.names[0] in view.held,
         is_young=up_s is not None
+        and now_s - up_s < rules.min_residency_s  # the most; who is older is not looked at
         and now_s - up_s < stays_s(view, place, tenant.displace.how, rules),
         is_pinned=tenant.is_pinned or view.is_pinned(node.name, model_id, *tenant.names),
         is_moving=place in view.loads
