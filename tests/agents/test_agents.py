@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from cortex_core.node import Health
-from cortex_core.testing import make_discovery, make_state, serving
+from cortex_core.testing import make_discovery, make_state, read_body, serving
 
 pytestmark = pytest.mark.slow
 
@@ -87,11 +87,7 @@ class CallingNeuron:
         }
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        body = b""
-        while (message := await receive())["type"] == "http.request":
-            body += message.get("body", b"")
-            if not message.get("more_body"):
-                break
+        body = await read_body(receive)
         path = scope["path"]
         if path in self._told:
             await _answer(send, 200, b"application/json", msgspec.json.encode(self._told[path]))

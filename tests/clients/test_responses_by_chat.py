@@ -8,7 +8,7 @@ import openai
 import pytest
 
 from cortex_core.http.client import Client
-from cortex_core.testing import serving
+from cortex_core.testing import read_body, serving
 
 pytestmark = pytest.mark.slow
 
@@ -37,11 +37,7 @@ class WithoutResponses:
         self._client = Client(endpoint)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        body = b""
-        while (message := await receive())["type"] == "http.request":
-            body += message.get("body", b"")
-            if not message.get("more_body"):
-                break
+        body = await read_body(receive)
         if scope["path"] == "/v1/responses":
             await send({"type": "http.response.start", "status": 404, "headers": []})
             await send({"type": "http.response.body", "body": b'{"detail":"Not Found"}'})

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from cortex_core.http.client import Client
-from cortex_core.testing import serving
+from cortex_core.testing import read_body, serving
 
 
 class Passing:
@@ -23,11 +23,7 @@ class Passing:
         self._client = Client(endpoint)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        body = b""
-        while (message := await receive())["type"] == "http.request":
-            body += message.get("body", b"")
-            if not message.get("more_body"):
-                break
+        body = await read_body(receive)
         if scope["path"].startswith("/v1/"):
             self.asked.append(json.loads(body))
         passing = asyncio.ensure_future(self._pass(scope, body, send))

@@ -145,6 +145,16 @@ async def serving(app: AsgiApp, address: str = "127.0.0.1:0") -> AsyncIterator[s
         await task
 
 
+async def read_body(receive: Receive) -> bytes:
+    """A request's body, for a hand-written application; what there was of it, where the client left."""
+    body = b""
+    while (message := await receive())["type"] == "http.request":
+        body += message.get("body", b"")
+        if not message.get("more_body"):
+            break
+    return body
+
+
 class Scripted:
     """An upstream that answers as told, and records what it was asked and who left.
 

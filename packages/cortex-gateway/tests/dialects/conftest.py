@@ -7,10 +7,14 @@ A name in pieces, and an id that comes after the name, are not made: none of the
 """
 
 import json
+import os
 import random
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+
+STREAMS = int(os.environ.get("CORTEX_STREAMS", "2000"))
 
 
 class Stream:
@@ -271,3 +275,19 @@ def make_events(rng: random.Random, chunks: list[dict[str, Any]], end: str) -> l
 @pytest.fixture(scope="session", name="make_stream")
 def _make_stream() -> Any:
     return make_stream
+
+
+@pytest.fixture(scope="session")
+def check_streams() -> Any:
+    """`check_streams(check)`: `check(stream, rng)` of every seed's stream; a failure tells the seed."""
+
+    def check_all(check: Callable[[Stream, random.Random], object]) -> None:
+        for seed in range(STREAMS):
+            rng = random.Random(seed)  # noqa: S311 - draws tests
+            try:
+                check(make_stream(rng), rng)
+            except Exception as error:
+                error.add_note(f"in the stream of seed {seed}")
+                raise
+
+    return check_all

@@ -8,7 +8,6 @@ twenty times what is tested.
 """
 
 import json
-import os
 import random
 from typing import Any
 
@@ -19,7 +18,6 @@ from hypothesis import strategies as st
 from cortex_core.errors import UpstreamProtocolError
 from cortex_gateway.dialects.responses_stream import ResponsesStream
 
-STREAMS = int(os.environ.get("CORTEX_STREAMS", "2000"))
 TOLD = {"tools": [], "temperature": 0.5}
 ENDS = ("response.completed", "response.incomplete", "response.failed")
 PARTS = {"output_text": ("output_text", "text"), "refusal": ("refusal", "refusal")}
@@ -214,20 +212,9 @@ def check_random(stream: Any, rng: random.Random) -> None:
     )
 
 
-def check_seed(make_stream: Any, seed: int) -> None:
-    """The stream of one seed, which a failure tells."""
-    rng = random.Random(seed)  # noqa: S311 - draws tests
-    try:
-        check_random(make_stream(rng), rng)
-    except Exception as error:
-        error.add_note(f"in the stream of seed {seed}")
-        raise
-
-
 @pytest.mark.slow
-def test_events_are_legal_and_say_what_the_whole_answer_says(make_stream: Any) -> None:
-    for seed in range(STREAMS):
-        check_seed(make_stream, seed)
+def test_events_are_legal_and_say_what_the_whole_answer_says(check_streams: Any) -> None:
+    check_streams(check_random)
 
 
 @pytest.mark.slow

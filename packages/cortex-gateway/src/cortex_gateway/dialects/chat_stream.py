@@ -50,9 +50,8 @@ class ChatStream(ABC, Generic[C]):
         self._splitter = sse.Splitter(max_event_bytes)
         # By the upstream's index: its id, the function's name, the call.
         self._calls: dict[int, tuple[str | None, str, C]] = {}
-        self._nameless: dict[
-            int, str | None
-        ] = {}  # by index, the ids of calls that are opened, and not begun
+        # Likewise, the ids of calls that are opened, and not begun.
+        self._nameless: dict[int, str | None] = {}
         self._call_count = 0
         self._has_begun = False
         self._stop: Stop | None = None

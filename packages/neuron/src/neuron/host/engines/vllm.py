@@ -50,6 +50,7 @@ from neuron.host.engines.vllm_parsers import Parsers
 from neuron.host.engines.vllm_serving import Serving
 from neuron.host.messages import Activity, Phase, Ready, Start, Steps
 from neuron.host.processes import Watched, descendants
+from neuron.host.segments import SHARED_MEMORY
 
 T = TypeVar("T")
 
@@ -63,7 +64,6 @@ STOP_S = 10.0
 THREADS_STOP_S = 2.0
 # At the processes of an engine that starts: all of the machine's are gone through.
 LOOK_EVERY_S = 0.2
-_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  # nothing is made there by us
 
 
 class VllmEngine:
@@ -321,6 +321,6 @@ def _capabilities(running: Any, parsers: Parsers) -> list[str]:
 def _sweep(scratch: Path, meetings: list[str]) -> None:
     """Remove the engine's files, and the shared memory of ranks that were killed, named after where they met."""
     for meeting in meetings:
-        for segment in _SHARED_MEMORY.glob(f"{meeting}-*"):
+        for segment in SHARED_MEMORY.glob(f"{meeting}-*"):
             segment.unlink(missing_ok=True)
     shutil.rmtree(scratch, ignore_errors=True)
