@@ -112,6 +112,7 @@ class Tenant(msgspec.Struct, frozen=True, kw_only=True):
     """What of a Holder does not change between two looks at its node.
 
     Attributes:
+        place: where it is, as `displace` says too.
         names: every id that it may be resident under; the first is what it is called.
         state: as its neuron told.
         is_pinned: by its entry, or since it has none.
@@ -119,6 +120,7 @@ class Tenant(msgspec.Struct, frozen=True, kw_only=True):
         is_ready, is_asleep: by its status.
     """
 
+    place: Place
     names: tuple[str, ...]
     state: ModelState
     displace: Displace
@@ -179,7 +181,7 @@ def make_room(
     need = claimant.need
     free = free_mb(view, catalogue, node, without=claimant.place)
     holders = holders_of(view, catalogue, node, claimant.place, rules, now_s)
-    going = _in_order((h for h in holders if _may_go(h, claimant, rules, now_s)), rules)
+    going = _in_order([h for h in holders if _may_go(h, claimant, rules, now_s)], rules)
     rooms = [_without(free, going, each, need, rules) for each in _candidates(free, going, need)]
     if fitting := [room for room in rooms if room is not None]:  # 2
         return min(fitting, key=lambda room: (room.loss, gone_s(view, room)))
@@ -191,8 +193,8 @@ def gone_s(view: FleetView, room: Room) -> float:
     """Seconds until those are gone who make the room, by what was measured; what never was counts nothing."""
     if not view.took_s:
         return 0.0
-    took_s = (view.takes_s(who.node, who.how, who.model_id) for who in room.displaces)
-    return sum(seconds or 0.0 for seconds in took_s)
+    took_s = [view.takes_s(who.node, who.how, who.model_id) for who in room.displaces]
+    return sum([seconds or 0.0 for seconds in took_s])
 
 
 def find_free(
@@ -216,8 +218,8 @@ def find_idle(
     found = []
     for node in view.nodes if rules.idle_ttl_s else ():
         for tenant in _tenants(catalogue, node) if _is_ours(view, node) else []:
-            state, place = tenant.state, tenant.displace.place
-            holder = _holder(view, node, tenant, {}, place, rules, now_s)
+            state = tenant.state
+            holder = _holder(view, node, tenant, {}, tenant.place, rules, now_s)
             stays_s = rules.idle_ttl_s * (2 if state.status == ModelStatus.SLEEPING else 1)
             is_kept = holder.is_pinned or holder.is_moving or holder.is_busy or holder.is_awaited
             is_kept = is_kept or not has_lifecycle(state)
@@ -242,9 +244,9 @@ def holders_of(
     """Who has the node's memory, but for the claimant itself."""
     held_mb = held_by_all(view, catalogue, node)
     return [
-        _holder(view, node, tenant, held_mb[place], claimant, rules, now_s)
+        _holder(view, node, tenant, held_mb[tenant.place], claimant, rules, now_s)
         for tenant in _tenants(catalogue, node)
-        if (place := tenant.displace.place) != claimant
+        if tenant.place != claimant
     ]
 
 
@@ -272,6 +274,7 @@ def _tenant(catalogue: Catalogue, node: NodeView, state: ModelState) -> Tenant:
     # It could not be brought back: it may sleep, and never goes.
     is_lasting = entry is None and how == "unload" and is_settled
     return Tenant(
+        place=(node.name, state.id),
         names=names,
         state=state,
         displace=Displace(node=node.name, model=names[0], model_id=state.id, how=how),
@@ -292,8 +295,8 @@ def _holder(
     rules: EvictionSettings,
     now_s: float,
 ) -> Holder:
-    model_id, place = tenant.state.id, tenant.displace.place
-    is_given = place in view.leaving and view.leaving[place] == claimant
+    place, model_id = tenant.place, tenant.place[1]
+    is_given = view.leaving.get(place) == claimant
     up_s = view.up_s.get(place)
     return Holder(
         displace=tenant.displace,
@@ -305,10 +308,11 @@ def _holder(
         is_young=up_s is not None
         and now_s - up_s < rules.min_residency_s  # the most; who is older is not looked at
         and now_s - up_s < stays_s(view, place, tenant.displace.how, rules),
-        is_pinned=tenant.is_pinned or view.is_pinned(node.name, model_id, *tenant.names),
-        is_moving=place in view.loads
-        or (place in view.leaving and not is_given)
-        or not tenant.is_settled,
+        is_pinned=tenant.is_pinned
+        or (bool(view.pins) and view.is_pinned(node.name, model_id, *tenant.names)),
+        is_moving=not tenant.is_settled
+        or place in view.loads
+        or (place in view.leaving and not is_given),
         is_given=is_given,
     )
 
@@ -402,22 +406,21 @@ def _needed(chosen: list[Holder], short: Claims) -> list[Holder]:
     spare = {i: sum([h.held_mb.get(i, 0) for h in chosen]) - mb for i, mb in short.items()}
     needed = []
     for holder in reversed(chosen):
-        held_mb = holder.held_mb
-        if all(held_mb.get(i, 0) <= mb for i, mb in spare.items()):
-            spare = {i: mb - held_mb.get(i, 0) for i, mb in spare.items()}
+        left = {i: mb - holder.held_mb.get(i, 0) for i, mb in spare.items()}
+        if min(left.values()) >= 0:
+            spare = left
         else:
             needed.append(holder)
     return needed[::-1]
 
 
 def _in_order(going: Iterable[Holder], rules: EvictionSettings) -> list[Holder]:
-    order = STRATEGIES[rules.strategy]
-    return sorted(going, key=lambda each: (*_harm(each), *order(each), each.displace.model_id))
-
-
-def _harm(holder: Holder) -> tuple[bool, bool, bool]:
     """Who was told to go already goes on; then those that do nothing, then the young, then those that work."""
-    return not holder.is_given, holder.is_busy, holder.is_young
+    order = STRATEGIES[rules.strategy]
+    return sorted(
+        going,
+        key=lambda h: (not h.is_given, h.is_busy, h.is_young, order(h), h.displace.model_id),
+    )
 
 
 def _loss(gone: Sequence[Holder], order: Order) -> tuple[float, ...]:
