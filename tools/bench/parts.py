@@ -26,7 +26,7 @@ from bench.streams import Pace, measure_streams
 # A daemon's start is short, and so differs more from one to the next.
 STARTS = 5
 # A round of streams takes seconds, and differs from the next by a third.
-STREAM_ROUNDS = 3
+STREAM_ROUNDS = 5
 HEALTH_EVERY_S = 0.002
 # More than can be said before the engine is killed.
 LONG_ANSWER = 3000
