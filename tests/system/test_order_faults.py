@@ -29,6 +29,18 @@ CUT = Fault(says=b"", is_heard=False)
 CUT_EARLY = Fault(says=b"", is_early=True)
 PAGE_EARLY = Fault(says=PAGE, is_early=True)
 HALF = Fault(cut_after=2)
+SLOW = Fault(delay_s=0.7)
+# What spoils an order that moves a model, and the node that it is done on then.
+SPOILT = (
+    ("hangs", HANG, FAULTY),
+    ("unheard", UNHEARD, OTHER),
+    ("cut", CUT, OTHER),
+    ("cut-early", CUT_EARLY, FAULTY),
+    ("page-early", PAGE_EARLY, FAULTY),
+    ("noise", Fault(says=NOISE), FAULTY),
+    ("half", HALF, FAULTY),
+    ("slow", SLOW, FAULTY),
+)
 
 
 class Order(NamedTuple):
@@ -46,23 +58,12 @@ class Order(NamedTuple):
 
 
 ORDERS = [
-    *(
-        Order(verb, name, fault, node)
-        for verb in ("load", "wake")
-        for name, fault, node in (
-            ("hangs", HANG, FAULTY),
-            ("unheard", UNHEARD, OTHER),
-            ("cut", CUT, OTHER),
-            ("cut-early", CUT_EARLY, FAULTY),
-            ("page-early", PAGE_EARLY, FAULTY),
-            ("noise", Fault(says=NOISE), FAULTY),
-            ("half", HALF, FAULTY),
-        )
-    ),
+    *(Order(verb, *spoilt) for verb in ("load", "wake") for spoilt in SPOILT),
     Order("plan", "hangs", HANG, FAULTY),
     Order("plan", "cut", CUT, FAULTY),
     Order("plan", "nonsense", Fault(says=NONSENSE), FAULTY),
     Order("plan", "half", HALF, FAULTY),
+    Order("plan", "slow", SLOW, FAULTY),
 ]
 # What has the room on each of the two nodes, and what wants it.
 VICTIMS = {"sleep": "echo/{}-sleeps", "unload": "echo/{}-stays?can_sleep=false"}
@@ -209,15 +210,10 @@ async def test_an_order_whose_answer_is_spoilt_is_found_out_about_or_given_elsew
     await clear(five)
 
 
+@pytest.mark.parametrize("verb", VICTIMS)
 @pytest.mark.parametrize(
-    ("verb", "fault", "node"),
-    [
-        ("sleep", HANG, FAULTY),
-        ("sleep", UNHEARD, OTHER),
-        ("unload", CUT_EARLY, FAULTY),
-        ("unload", CUT, OTHER),
-    ],
-    ids=["sleep hangs", "sleep unheard", "unload cut early", "unload cut"],
+    ("fault", "node"),
+    [pytest.param(fault, node, id=name) for name, fault, node in SPOILT],
 )
 async def test_room_whose_making_is_spoilt_is_used_or_made_elsewhere(
     five: Five, verb: str, fault: Fault, node: str
@@ -248,6 +244,10 @@ async def stop(five: Five) -> None:
     five.neurons[FAULTY].process.send_signal(signal.SIGSTOP)
 
 
+async def refuse(five: Five) -> None:
+    five.ways[FAULTY].refuse()
+
+
 async def say_nonsense(five: Five) -> None:
     five.ways[FAULTY].control = Fault(says=NONSENSE)
 
@@ -271,7 +271,7 @@ async def heal(five: Five) -> None:
     await five.ways[FAULTY].heal()
 
 
-@pytest.mark.parametrize("strike", [kill, stop, say_nonsense])
+@pytest.mark.parametrize("strike", [kill, stop, refuse, say_nonsense])
 async def test_a_node_that_fails_with_all_of_it_under_way_keeps_nobody(
     five: Five, strike: Any
 ) -> None:
