@@ -19,6 +19,8 @@ _KINDS = {
     504: "timeout_error",
 }
 OVERLOADED = 529
+# How paths begin that only clients of this API ask for.
+PATHS = ("/v1/messages",)
 _TOO_LONG = "prompt is too long"
 
 

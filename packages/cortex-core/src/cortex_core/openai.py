@@ -20,6 +20,17 @@ from cortex_core.errors import (
 
 T = TypeVar("T")
 
+# How paths begin that no client of another API asks for.
+PATHS = (
+    "/v1/chat/",
+    "/v1/completions",
+    "/v1/responses",
+    "/v1/embeddings",
+    "/v1/score",
+    "/v1/rerank",
+    "/tokenize",
+)
+
 
 class StreamOptions(msgspec.Struct, frozen=True):
     """`stream_options`. `include_usage`: the client wants a last chunk with the usage."""

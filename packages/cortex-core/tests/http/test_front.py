@@ -99,6 +99,17 @@ async def test_refusals_on_anthropics_path_are_anthropics_envelope() -> None:
     assert got.header(b"request-id") == got.header(b"x-request-id") == b"r1"
 
 
+@pytest.mark.parametrize(
+    "path", ["/v1/chat/completions", "/v1/responses", "/v1/models", "/v1/files"]
+)
+async def test_a_version_of_anthropics_counts_where_the_path_does_not_tell_whose_it_is(
+    path: str,
+) -> None:
+    got = await collect(build(), "GET", path, headers=[(b"anthropic-version", b"2023-06-01")])
+    is_openais = path in ("/v1/chat/completions", "/v1/responses")
+    assert got.json.get("type") == (None if is_openais else "error")
+
+
 async def test_retry_after_is_whole_seconds_and_never_zero() -> None:
     got = await collect(build(), "POST", "/v1/full")
     assert (got.status, got.header(b"retry-after")) == (429, b"1")

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Awaitable, Callable, Iterable, Iterator, MutableMapping
 from typing import Any
 
-from cortex_core import anthropic, errors, wire
+from cortex_core import anthropic, errors, openai, wire
 from cortex_core.errors import CortexError, RequestTimeoutError, RequestTooLargeError
 from cortex_core.http import headers
 
@@ -233,7 +233,10 @@ class Exchange:
 
     @property
     def _speaks_anthropic(self) -> bool:
-        return self.path.startswith("/v1/messages") or self.header(b"anthropic-version") is not None
+        if self.path.startswith(anthropic.PATHS):
+            return True
+        has_version = self.header(b"anthropic-version") is not None
+        return has_version and not self.path.startswith(openai.PATHS)
 
     def error_body(self, error: CortexError) -> tuple[int, bytes]:
         """Status and envelope of an error in the dialect that this request speaks."""
