@@ -68,7 +68,7 @@ CASES: list[tuple[str, Any, str, str | None, str]] = [
         },
         "invalid_request_body",
         None,
-        'Unsupported type "nope"',
+        'into a grammar: Unsupported type "nope"',
     ),
     (
         "too long",

@@ -169,6 +169,17 @@ CONTEXT = "This model's maximum context length is 4096 tokens. However, your pro
             None,
             "At most 0 audio",
         ),
+        (
+            Refusal(
+                status=400,
+                message="Failed to transform json schema into a grammar: "
+                '[01:20:42] /project/cpp/json_schema_converter.cc:4944: Unsupported type "nope"\n',
+            ),
+            400,
+            "invalid_request_body",
+            None,
+            'into a grammar: Unsupported type "nope"',
+        ),
         (Refusal(status=404, message="no such model"), 404, "model_not_found", None, "'m'"),
         (Refusal(status=500, message="oh"), 502, "upstream_protocol_error", None, "'m'"),
         (Refusal(message="EngineCore is gone", died=True), 502, "engine_died", None, "is gone"),

@@ -119,12 +119,13 @@ def _plain(cause: Cause) -> str:
 _CONTEXT = re.compile(r"maximum context length", re.IGNORECASE)
 _CONTEXT_BARE = re.compile(r"maximum\s+context length \((\d+)\)")
 _NO_VISION = re.compile(r"not a multimodal model|At most 0 image")
-_DETAILS = re.compile(r"\s*\(parameter=.*\)\s*$", re.DOTALL)
+# What nobody can use who asked: vLLM's repetition of the field, and xgrammar's time and line of source.
+_DRESSING = re.compile(r"\s*\(parameter=.*\)\s*$|\[\d\d:\d\d:\d\d\] \S+:\d+: ", re.DOTALL)
 
 
 def read_refusal(refusal: Refusal, model: str) -> CortexError:
     """The error a client gets for a request that vLLM refused."""
-    message = _DETAILS.sub("", refusal.message).strip()
+    message = _DRESSING.sub("", refusal.message).strip()
     if refusal.died:
         return EngineDiedError(model=model, reason=message)
     if _CONTEXT.search(message):
