@@ -4,6 +4,7 @@
 import asyncio
 import contextlib
 import json
+import signal
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -232,6 +233,37 @@ class Five:
             lines = (await read_all(reply)).decode().splitlines()
         (tasks,) = [line.split()[1] for line in lines if line.startswith("cortex_tasks ")]
         return len(list(Path(f"/proc/{self.gateway.pid}/fd").iterdir())), float(tasks)
+
+
+# What befalls the faulty node, and what ends that.
+
+
+async def kill(five: Five) -> None:
+    """Its daemon is killed, and its port takes nothing."""
+    neuron = five.neurons[FAULTY]
+    neuron.process.kill()
+    await neuron.process.wait()
+    five.ways[FAULTY].refuse()
+
+
+async def stop(five: Five) -> None:
+    """Its daemon stands still."""
+    five.neurons[FAULTY].process.send_signal(signal.SIGSTOP)
+
+
+async def refuse(five: Five) -> None:
+    """Its port takes nothing more."""
+    five.ways[FAULTY].refuse()
+
+
+async def heal(five: Five) -> None:
+    """It is well again, as a new process where the old one was killed."""
+    neuron = five.neurons[FAULTY]
+    if neuron.process.returncode is None:
+        neuron.process.send_signal(signal.SIGCONT)
+    else:
+        five.neurons[FAULTY] = await five.fleet.again(neuron)
+    await five.ways[FAULTY].heal()
 
 
 @asynccontextmanager

@@ -2,7 +2,6 @@
 """One of five nodes fails, in each way that there is: what its clients are told, and that nobody else notices."""
 
 import asyncio
-import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
@@ -23,7 +22,11 @@ from five_nodes import (
     Five,
     Outcome,
     ask,
+    heal,
+    kill,
     open_five,
+    refuse,
+    stop,
 )
 
 pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module")]
@@ -65,21 +68,6 @@ class Row(NamedTuple):
     shared_stream: set[str | None] = {WELL}
     goes_down: bool = False
     within_s: float = SOON_S
-
-
-async def kill(five: Five) -> None:
-    neuron = five.neurons[FAULTY]
-    neuron.process.kill()
-    await neuron.process.wait()
-    five.ways[FAULTY].refuse()
-
-
-async def stop(five: Five) -> None:
-    five.neurons[FAULTY].process.send_signal(signal.SIGSTOP)
-
-
-async def refuse(five: Five) -> None:
-    five.ways[FAULTY].refuse()
 
 
 def on_control(fault: Fault) -> Strike:
@@ -167,15 +155,6 @@ ROWS = [
 async def five(open_fleet: Any) -> AsyncIterator[Five]:
     async with open_five(open_fleet) as made:
         yield made
-
-
-async def heal(five: Five) -> None:
-    neuron, way = five.neurons[FAULTY], five.ways[FAULTY]
-    if neuron.process.returncode is None:
-        neuron.process.send_signal(signal.SIGCONT)
-    else:
-        five.neurons[FAULTY] = await five.fleet.again(neuron)
-    await way.heal()
 
 
 @asynccontextmanager

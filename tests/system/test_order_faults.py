@@ -3,7 +3,6 @@
 
 import asyncio
 import json
-import signal
 import time
 from collections.abc import AsyncIterator
 from typing import Any, NamedTuple
@@ -11,7 +10,7 @@ from typing import Any, NamedTuple
 import pytest
 import pytest_asyncio
 from fault_proxy import HANG, NOISE, NONSENSE, PAGE, Fault, FaultProxy
-from five_nodes import FAULTY, NAMES, TEXT, Five, Outcome
+from five_nodes import FAULTY, NAMES, TEXT, Five, Outcome, heal, kill, refuse, stop
 
 pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module")]
 
@@ -29,7 +28,7 @@ CUT = Fault(says=b"", is_heard=False)
 CUT_EARLY = Fault(says=b"", is_early=True)
 PAGE_EARLY = Fault(says=PAGE, is_early=True)
 HALF = Fault(cut_after=2)
-SLOW = Fault(delay_s=0.7)
+SLOW = Fault(delay_s=0.3)  # far less than a node may be silent about an order
 # What spoils an order that moves a model, and the node that it is done on then.
 SPOILT = (
     ("hangs", HANG, FAULTY),
@@ -179,32 +178,32 @@ async def loads_of(five: Five, node: str) -> float:
     return float(sum(counted.values()))
 
 
+@pytest.mark.parametrize("verb", ["load", "wake", "plan"])
 async def test_an_order_whose_answer_is_spoilt_is_found_out_about_or_given_elsewhere(
-    five: Five,
+    five: Five, verb: str
 ) -> None:
-    asleep = [each.model for each in ORDERS if each.verb == "wake"]
+    orders = [each for each in ORDERS if each.verb == verb]
     way = five.ways[FAULTY]
-    await asyncio.gather(
-        *(order(five, "models/load", model_id=model, node=FAULTY) for model in asleep)
-    )
-    await asyncio.gather(*(order(five, "models/sleep", model_id=model) for model in asleep))
+    for move in ("load", "sleep") if verb == "wake" else ():
+        moved = (order(five, f"models/{move}", model_id=each.model, node=FAULTY) for each in orders)
+        await asyncio.gather(*moved)
     before = {node: await loads_of(five, node) for node in BOTH}
-    for each in ORDERS:
-        way.strikes[f"/models/{each.verb}", each.model.encode()] = each.fault
-    asked = await asyncio.gather(*(five.burst(each.model, 1) for each in ORDERS))
-    for each, outcomes in zip(ORDERS, asked, strict=True):
+    for each in orders:
+        way.strikes[f"/models/{verb}", each.model.encode()] = each.fault
+    asked = await asyncio.gather(*(five.burst(each.model, 1) for each in orders))
+    for each, outcomes in zip(orders, asked, strict=True):
         check(outcomes, each.node, within_s=9.0)
     await way.heal()
     await until_settled(five)
     found = await statuses(five)
-    for each in ORDERS:
+    for each in orders:
         assert found[each.node, each.model] == "loaded"
     # each came up once, wherever
-    gone = [each for each in ORDERS if each.node == OTHER]
+    gone = [each for each in orders if each.node == OTHER]
     assert await loads_of(five, OTHER) - before[OTHER] == len(gone)
-    came = [each for each in ORDERS if each.node == FAULTY and each.verb != "wake"]
+    came = [each for each in orders if each.node == FAULTY and verb != "wake"]
     assert await loads_of(five, FAULTY) - before[FAULTY] == len(came)
-    again = await asyncio.gather(*(five.burst(each.model, 1) for each in ORDERS))
+    again = await asyncio.gather(*(five.burst(each.model, 1) for each in orders))
     for outcomes in again:
         assert {outcome.code for outcome in outcomes} == {None}
     await clear(five)
@@ -233,21 +232,6 @@ async def test_room_whose_making_is_spoilt_is_used_or_made_elsewhere(
     await clear(five)
 
 
-async def kill(five: Five) -> None:
-    neuron = five.neurons[FAULTY]
-    neuron.process.kill()
-    await neuron.process.wait()
-    five.ways[FAULTY].refuse()
-
-
-async def stop(five: Five) -> None:
-    five.neurons[FAULTY].process.send_signal(signal.SIGSTOP)
-
-
-async def refuse(five: Five) -> None:
-    five.ways[FAULTY].refuse()
-
-
 async def say_nonsense(five: Five) -> None:
     five.ways[FAULTY].control = Fault(says=NONSENSE)
 
@@ -260,15 +244,6 @@ def is_all_under_way(told: dict[str, Any]) -> bool:
     moves = [found.get(model) for model in (COMES, WAKES, DOZES[FAULTY], PLANS)]
     rooms = [each["model"] for each in told["waiting"] if each["room_s"]]
     return moves == ["loading", "loading", "sleeping", None] and rooms == [QUEUES]
-
-
-async def heal(five: Five) -> None:
-    neuron = five.neurons[FAULTY]
-    if neuron.process.returncode is None:
-        neuron.process.send_signal(signal.SIGCONT)
-    else:
-        five.neurons[FAULTY] = await five.fleet.again(neuron)
-    await five.ways[FAULTY].heal()
 
 
 @pytest.mark.parametrize("strike", [kill, stop, refuse, say_nonsense])

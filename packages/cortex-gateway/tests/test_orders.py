@@ -11,8 +11,8 @@ import pytest
 from cortex_core.catalogue import Model
 from cortex_core.control import MoveRequest
 from cortex_core.errors import NoHealthyNodeError, ShuttingDownError
-from cortex_core.http.exchange import Receive, Scope, Send
-from cortex_core.testing import make_device, make_discovery, make_state
+from cortex_core.http.exchange import Message, Receive, Scope, Send
+from cortex_core.testing import make_device, make_discovery, make_state, read_body
 from cortex_gateway.orders import Orders
 
 ECHO = [Model(id="m", harness="echo")]
@@ -27,13 +27,17 @@ class Between:
     Attributes:
         is_heard: the neuron hears of them.
         hangs: nothing is answered at all.
+        is_late: the neuron hears of them when it has been looked at some times after the answer.
         orders: how many there were.
     """
 
-    def __init__(self, neuron: Any, *, is_heard: bool, hangs: bool = False) -> None:
+    def __init__(
+        self, neuron: Any, *, is_heard: bool, hangs: bool = False, is_late: bool = False
+    ) -> None:
         self.neuron = neuron
         self.is_heard = is_heard
         self.hangs = hangs
+        self.is_late = is_late
         self.orders = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -45,12 +49,22 @@ class Between:
         async def lose(message: Any) -> None:
             pass
 
-        if self.is_heard:
-            await self.neuron(scope, receive, lose)
+        body = await read_body(receive)
+
+        async def again() -> Message:
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        if self.is_heard and not self.is_late:
+            await self.neuron(scope, again, lose)
         if self.hangs:
             await asyncio.Event().wait()
         await send({"type": "http.response.start", "status": 502, "headers": PAGE})
         await send({"type": "http.response.body", "body": b"<html>", "more_body": False})
+        polls = len(self.neuron.polls)
+        while self.is_late and len(self.neuron.polls) < polls + 20:
+            await asyncio.sleep(0.001)
+        if self.is_late:
+            await self.neuron(scope, again, lose)
 
 
 def code_of(answer: Any) -> tuple[int, str]:
@@ -78,6 +92,17 @@ async def test_a_load_that_was_done_counts_whatever_came_of_its_answer(
 ) -> None:
     neuron, other = fake(), fake()
     way = Between(neuron, is_heard=True, hangs=hangs)
+    async with between(way, other, models=ECHO, **QUICK) as fleet:
+        answer = await fleet.ask()
+    assert (answer.status, answer.header(b"x-cortex-node")) == (200, b"a")
+    assert (way.orders, len(neuron.loads), other.loads) == (1, 1, [])
+
+
+async def test_a_load_that_is_heard_of_after_its_answer_was_lost_is_asked_of_no_other_node(
+    fake: Any, between: Any
+) -> None:
+    neuron, other = fake(), fake()
+    way = Between(neuron, is_heard=True, is_late=True)
     async with between(way, other, models=ECHO, **QUICK) as fleet:
         answer = await fleet.ask()
     assert (answer.status, answer.header(b"x-cortex-node")) == (200, b"a")

@@ -121,12 +121,20 @@ class Orders:
                 looks, counted_s = looks + 1, seen_s
 
     async def _until_at_rest(self, place: Place, verb: Verb, before: ModelState | None) -> None:
-        """Until the node says that the model neither comes nor goes, or is down. One look that fails says nothing."""
+        """Until the order is carried out, or the node is down, or has said for a while that the model neither comes nor goes.
+
+        For a while, since it may hear of the order after its answer was lost. One look that fails says nothing.
+        """
+        rests_s: float | None = None
         while True:
             await self._poller.poll(place[0])
-            node = self._fleet.node(place[0])
-            is_passing = _is_passing(node.state(place[1]), verb, before)
-            if not node.is_up or not (node.misses or is_passing):
+            node, now_s = self._fleet.node(place[0]), time.monotonic()
+            state = node.state(place[1])
+            is_known = not node.misses and not _is_passing(state, verb, before)
+            if not node.is_up or (is_known and _is_done(state, verb, before)):
+                return
+            rests_s = (rests_s or now_s) if is_known else None
+            if rests_s is not None and now_s - rests_s >= APART_S:
                 return
             await asyncio.sleep(WATCH_S)
 
