@@ -1,13 +1,17 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Listening: what an operator may get wrong is said clearly."""
 
+import asyncio
 import socket
+import sys
 from pathlib import Path
 
 import pytest
 
 from cortex_core.errors import OperatorError
 from cortex_core.http import server
+from cortex_core.http.client import Client
+from cortex_core.testing import Scripted, serving
 
 
 def test_a_port_in_use_is_said_clearly() -> None:
@@ -45,3 +49,32 @@ def test_accepted_connections_are_asked_whether_they_live() -> None:
             assert accepted.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
             for name, value in server.KEEP_ALIVE_PROBES.items():
                 assert accepted.getsockopt(socket.IPPROTO_TCP, getattr(socket, name)) == value
+
+
+LIST_FDS = """
+import os
+for n in range(3, 1024):
+    if os.path.exists(f"/proc/self/fd/{n}"):
+        print(os.readlink(f"/proc/self/fd/{n}"))
+"""
+
+
+async def test_what_listens_is_no_childs_too() -> None:
+    """Or the port of a daemon that was killed would stay taken, and deaf, for as long as what it had started."""
+    async with serving(Scripted(lambda number: (200, [], []))) as endpoint:
+        client, port = Client(endpoint), int(endpoint.rpartition(":")[2])
+        async with client.open("GET", "/") as reply:  # from here on it is served
+            assert reply.status == 200
+        await client.close()
+        # as uvloop starts processes: what is inheritable is theirs
+        child = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", LIST_FDS), close_fds=False, stdout=asyncio.subprocess.PIPE
+        )
+        listed, _ = await child.communicate()
+        assert f"socket:[{inode_of(port)}]" not in listed.decode()
+
+
+def inode_of(port: int) -> str:
+    """Of the socket that listens there."""
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return next(row[9] for row in rows if row[1].endswith(f":{port:04X}") and row[3] == "0A")

@@ -118,6 +118,16 @@ class _Config(hypercorn.config.Config):
         self.app = app
         self.connections: set[Inbound] = set()
 
+    def create_sockets(self) -> hypercorn.config.Sockets:
+        """As hypercorn makes them, but for this process alone.
+
+        Processes that a daemon starts, on uvloop, would have them too, and keep the port of one that was killed.
+        """
+        sockets = super().create_sockets()
+        for sock in sockets.secure_sockets + sockets.insecure_sockets:
+            sock.set_inheritable(False)
+        return sockets
+
     async def sweep(self, stop: asyncio.Event) -> None:
         """End what takes too long, until `stop` is set; then no connection takes another request."""
         loop = asyncio.get_running_loop()
