@@ -54,6 +54,63 @@ async def test_every_replica_that_refuses_is_asked_once_and_the_last_one_s_word_
     ]
 
 
+GONE = (404, JSON, [refusal("model_not_found")])
+GONE_THERE = (404, JSON, [json.dumps({"error": {"message": "no such model: m"}}).encode()])
+
+
+async def test_a_node_that_has_its_model_no_more_brings_it_up_again(fake: Any, start: Any) -> None:
+    """It was started anew, or told to unload it, and we have not looked since."""
+    neuron = fake(M)
+    neuron.answer = lambda n: GONE if n == 0 else (200, JSON, [b"{}"])
+    async with start(neuron, models=[Model(id="m", harness="echo")]) as fleet:
+        neuron.states.clear()
+        answer = await fleet.ask()
+        lines = await fleet.metrics()
+    assert (answer.status, answer.header(b"x-cortex-decision")) == (200, b"load")
+    assert [body["model_id"] for body in neuron.loads] == ["m"]
+    assert counted(lines, "cortex_requests_total") == [
+        'cortex_requests_total{model="m",node="a"} 1.0'
+    ]
+
+
+async def test_a_replica_that_has_gone_is_passed_by_and_noticed(fake: Any, start: Any) -> None:
+    a, b = fake(M), fake(M)
+    a.answer = lambda n: GONE
+    async with start(a, b) as fleet:
+        a.states.clear()
+        answer = await fleet.ask()
+        told = await fleet.get("/fleet")
+        lines = await fleet.metrics()
+    assert (answer.status, answer.header(b"x-cortex-node")) == (200, b"b")
+    assert [node["models"] for node in told["nodes"] if node["name"] == "a"] == [[]]
+    assert counted(lines, "cortex_retries_total") == [
+        'cortex_retries_total{model="m",node="a",reason="refused"} 1.0'
+    ]
+
+
+async def test_what_nobody_has_any_more_and_nobody_declares_is_not_found(
+    fake: Any, start: Any
+) -> None:
+    neuron = fake(M)
+    neuron.answer = lambda n: GONE
+    async with start(neuron) as fleet:
+        neuron.states.clear()
+        answer = await fleet.ask()
+    assert error_of(answer) == (404, "model_not_found")
+    assert len(neuron.asked) == 1
+
+
+async def test_a_node_that_lists_what_it_has_not_is_asked_twice_and_its_word_stands(
+    fake: Any, start: Any
+) -> None:
+    neuron = fake(M)
+    neuron.answer = lambda n: GONE_THERE
+    async with start(neuron) as fleet:
+        answer = await fleet.ask()
+    assert (answer.status, answer.json["error"]["message"]) == (404, "no such model: m")
+    assert len(neuron.asked) == 2
+
+
 async def test_the_first_replica_that_takes_it_serves(fake: Any, start: Any) -> None:
     a, b, c = fake(M), fake(M), fake(M)
     a.answer = b.answer = lambda n: (503, JSON, [refusal("shutting_down")])

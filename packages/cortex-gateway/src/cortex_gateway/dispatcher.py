@@ -210,6 +210,14 @@ class Dispatcher:
         )
         return other
 
+    async def without(self, turn: Turn, served: Serve) -> Serve | None:
+        """Another ready replica, after a node said that it has the model no more; None: its place is to be found anew.
+
+        The node is looked at first: it was started again, or told by somebody else to let the model go.
+        """
+        await self._loader.look(served.node)
+        return self.elsewhere(turn, served, "it has the model no more", lost=False)
+
     def note_served(self, turn: Turn, served: Serve) -> None:
         """The request is being sent there."""
         turn.exchange.notes.update(node=served.node, model=served.model, decision=turn.decision)

@@ -183,6 +183,10 @@ class Loader:
             elif place[0] == node:
                 self._abandon(place, None)
 
+    async def look(self, node: str) -> None:
+        """Have a node looked at now."""
+        await self._poller.poll(node)
+
     def close(self) -> None:
         """The gateway stops: everyone who waits is told, and nothing more is begun."""
         self._closed = True

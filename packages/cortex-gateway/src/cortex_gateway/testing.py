@@ -191,14 +191,14 @@ class Simulation:
         """Do what is decided about a request, as the dispatcher does."""
         decision = self.plan(ask)
         if isinstance(decision, Serve):
-            ask.held.close()
             machine = self.machines[decision.node]
             if machine.is_down:  # not noticed yet
                 self.end(ask, "died")
                 return
             if machine.started_s and decision.model_id not in machine.engines:
-                self.end(ask, "died")  # it came back before it was missed
+                self.poll(decision.node)  # it came back before it was missed, and says so
                 return
+            ask.held.close()
             ask.node = decision.node
             status = machine.engines[decision.model_id].status
             check(status == "loaded", "a request was sent where the model is not up")

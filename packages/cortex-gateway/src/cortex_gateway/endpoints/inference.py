@@ -45,7 +45,9 @@ WHOLE_IDLE_FACTOR = 12
 _REFUSING = (429, 503, 401)
 # It lost the request, as when its engine died under it.
 _LOSING = (502,)
-_PASSED_ON = (*_REFUSING, *_LOSING)
+_PASSED_ON = (*_REFUSING, *_LOSING, *NO_ROUTE)
+# It has not the model, which we did not know, or not the path.
+GONE = 404
 # No fault of the client's: its credentials never go there, ours do.
 REFUSES_US = 401
 
@@ -219,22 +221,9 @@ class Inference:
         try:
             async with self._opened(turn, served) as reply:
                 if reply.status in _PASSED_ON:
-                    reason, lost = f"it answered {reply.status}", reply.status in _LOSING
-                    if other := self._dispatcher.elsewhere(turn, served, reason, lost=lost):
+                    body = await read_all(reply)
+                    if other := await self._pass_on(turn, served, reply, body):
                         return other
-                    body = await read_all(reply)
-                    refused = RefusedError(reply.status, body, reply.headers)
-                    if self._dispatcher.fall_back(turn, retell(refused)):
-                        return _Anew.ANEW
-                    reply = _Whole(reply, body)
-                if reply.status == REFUSES_US:
-                    reason = f"{served.node}: it refuses our secret"
-                    raise NoHealthyNodeError(model=served.model, reason=reason)
-                if reply.status in NO_ROUTE and (dialect := turn.dialect.without_route):
-                    body = await read_all(reply)
-                    if lacks_route(reply.status, body):
-                        turn.speak(dialect)
-                        return served
                     reply = _Whole(reply, body)
                 self._metrics.note_overhead(overhead_s)
                 turn.passing = _translate(turn, served, meter)
@@ -250,6 +239,29 @@ class Inference:
             if self._dispatcher.fall_back(turn, error):
                 return _Anew.ANEW
             raise
+        return None
+
+    async def _pass_on(
+        self, turn: Turn, served: Serve, reply: Reply, body: bytes
+    ) -> Serve | _Anew | None:
+        """Where to ask after such an answer; None: nowhere, it is the client's. Raises NoHealthyNodeError: it is not."""
+        dispatcher, status = self._dispatcher, reply.status
+        if status in NO_ROUTE and lacks_route(status, body):
+            if (dialect := turn.dialect.without_route) is None:
+                return None
+            turn.speak(dialect)
+            return served
+        if status in NO_ROUTE:  # it speaks of the model
+            is_new = status == GONE and served.node not in turn.passed
+            return (await dispatcher.without(turn, served) or _Anew.ANEW) if is_new else None
+        lost = status in _LOSING
+        if other := dispatcher.elsewhere(turn, served, f"it answered {status}", lost=lost):
+            return other
+        if dispatcher.fall_back(turn, retell(RefusedError(status, body, reply.headers))):
+            return _Anew.ANEW
+        if status == REFUSES_US:
+            reason = f"{served.node}: it refuses our secret"
+            raise NoHealthyNodeError(model=served.model, reason=reason)
         return None
 
     @asynccontextmanager
