@@ -86,17 +86,37 @@ async def test_work_in_flight_ends_before_its_model_makes_room(fake: Any, start:
     assert neuron.moves == [("unload", "x"), ("unload", "m")]
 
 
+async def test_who_waits_outlasts_work_that_takes_longer_than_drain_s(
+    fake: Any, start: Any
+) -> None:
+    neuron, gate = fake(make_state("x"), found=GPU), asyncio.Event()
+    whole = neuron.answer(0)
+    neuron.answer = lambda n: (*whole[:2], [gate, *whole[2]]) if n == 0 else whole
+    rules = {**AT_ONCE, "drain_s": 0.5, "max_wait_s": 20}
+    async with start(neuron, models=MODELS, eviction=rules) as fleet:
+        first = asyncio.create_task(fleet.ask("x"))
+        await neuron.began.wait()
+        second = asyncio.create_task(fleet.ask("m"))
+        while not fleet.gateway.fleet.view().stayed_s:
+            await asyncio.sleep(0.001)
+        assert (await fleet.ask("x")).status == 200  # it serves again for as long
+        gate.set()
+        assert ((await first).status, (await second).status) == (200, 200)
+    assert neuron.moves == [("unload", "x")]
+
+
 async def test_work_that_does_not_end_keeps_its_model_and_is_told(fake: Any, start: Any) -> None:
     neuron, gate = fake(make_state("x"), found=GPU), asyncio.Event()
     whole = neuron.answer(0)
     neuron.answer = lambda n: (*whole[:2], [gate, *whole[2]])
-    rules = {**AT_ONCE, "drain_s": 0.05}
+    rules = {**AT_ONCE, "drain_s": 0.05, "max_wait_s": 0.2}
     async with start(neuron, models=MODELS, eviction=rules) as fleet:
         first = asyncio.create_task(fleet.ask("x"))
         await neuron.began.wait()
         answer = await fleet.ask("m")
         assert error_of(answer) == (503, "insufficient_vram")
         assert answer.header(b"retry-after") == b"5"
+        assert "x works" in answer.json["error"]["message"]
         gate.set()
         assert (await first).status == 200
         assert (await fleet.ask("x")).status == 200

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from cortex_core.catalogue import Model
 from cortex_gateway.config import EvictionSettings
+from cortex_gateway.residency import URGENT_RATIO
 from cortex_gateway.simulated_nodes import LOAD_S, UNLOAD_S
 from cortex_gateway.testing import POLL_S, Arrival, Ask, Event, model, simulate
 
@@ -239,6 +240,16 @@ def test_what_came_up_for_a_request_serves_it_before_it_makes_room() -> None:
     simulation, asks = simulate([[12_000, 12_000]], models, arrivals, rules)
     assert served(asks) == ["served"] * 3
     assert simulation.loads == 3
+
+
+def test_who_works_all_the_time_makes_room_though_each_answer_takes_longer_than_drain_s() -> None:
+    """m1 was refused after 90 s, and whenever it asked again, for as long as m0 had requests of 80 s."""
+    models = [model(0, 20_000), model(1, 20_000)]
+    arrivals = [(20.0, 0, 80.0)] * 5 + [(0.0, 1, 1.0)] + [(20.0, 0, 80.0)] * 20
+    rules = EvictionSettings()
+    _, asks = simulate([[24_000]], models, arrivals, rules)
+    assert served(asks) == ["served"] * 26
+    assert waited_s(asks[5]) < rules.max_wait_s * URGENT_RATIO + 80.0 + LOAD_S + UNLOAD_S + POLL_S
 
 
 def test_what_is_pinned_while_its_work_ends_serves_on() -> None:

@@ -324,7 +324,16 @@ class Dispatcher:
                 decision, deadline_s, lambda: isinstance(self._plan(turn), Queue)
             )
         else:
+            self._check_patience(turn, decision)
             await self._loader.bring_up(decision, deadline_s)
+
+    def _check_patience(self, turn: Turn, decision: Wake | Load) -> None:
+        """Raise InsufficientVramError where others were to make room for so long, and did not, that its wait is over."""
+        began_s = turn.queued_s or turn.held_s or turn.began_s
+        if decision.displaces and time.monotonic() - began_s >= self._eviction.max_wait_s:
+            names = ", ".join(who.model for who in decision.displaces)
+            reason = f"{names} works, and has the room"
+            raise InsufficientVramError(model=decision.model, reason=reason)
 
     def _tell(self, turn: Turn, decision: str, node: str | None, reason: str) -> None:
         """Add a step to the request's story."""

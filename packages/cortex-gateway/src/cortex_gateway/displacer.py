@@ -32,7 +32,7 @@ class Displacer:
         fleet: what is in flight.
         orders: has neurons put models to sleep and unload them.
         poller: looks at a node at once after a move, so that the next plan sees its memory.
-        drain_s: seconds that a model's work has to end.
+        drain_s: seconds that a model's work has to end, where nobody waits for its room.
         on_evicted: told model and node of each.
     """
 
@@ -50,19 +50,24 @@ class Displacer:
         self._drain_s = drain_s
         self._on_evicted = on_evicted
 
-    async def displace(self, who: Displace, model: str) -> None:
+    async def displace(self, who: Displace, model: str, within_s: float) -> bool:
         """Have one make room for another model. The fleet knows already that it leaves, so nothing new is sent to it.
 
-        One that an operator pinned while its work ended serves on: who has the room is to be asked again.
+        Returns:
+            False: its work did not end in time, or an operator has pinned it meanwhile. It serves on, and who makes room
+            is to be asked again.
 
         Raises:
-            InsufficientVramError: its work did not end in time; it serves on.
+            InsufficientVramError: its neuron keeps it.
             NoHealthyNodeError: the node was lost.
         """
         began_s = time.monotonic()
-        await self._drain(who, model)
+        if not await self._drained(who, within_s):
+            log.info("model stays", model=who.model, node=who.node, reason=_why_it_stays(within_s))
+            self._fleet.note_stayed(who.place, time.monotonic())
+            return False
         if self._fleet.view().is_pinned(who.node, who.model_id, who.model):
-            return
+            return False
         status = await self._move(who, model)
         await self._poller.poll(who.node)
         self._on_evicted(who.model, who.node)
@@ -74,6 +79,7 @@ class Displacer:
             reason=f"room for {model}",
             duration_s=round(time.monotonic() - began_s, 3),
         )
+        return True
 
     async def move(self, who: Displace) -> str:
         """Have a model asleep or unloaded, for nobody's sake. Nothing new is sent to it meanwhile.
@@ -82,10 +88,13 @@ class Displacer:
             The status that it has then; `unloaded`: it is gone.
 
         Raises:
-            InsufficientVramError, NoHealthyNodeError: as `displace`.
+            InsufficientVramError: its work did not end in time, or its neuron keeps it.
+            NoHealthyNodeError: the node was lost.
         """
         with self._fleet.moving(who.place):
-            await self._drain(who, who.model)
+            if not await self._drained(who, self._drain_s):
+                reason = f"{who.model} has the room, and {_why_it_stays(self._drain_s)}"
+                raise InsufficientVramError(model=who.model, reason=reason)
             status = await self._move(who, who.model)
             await self._poller.poll(who.node)
         return status
@@ -110,14 +119,15 @@ class Displacer:
             self._on_evicted(who.model, who.node)
             log.info("model evicted", model=who.model, node=who.node, reason="idle")
 
-    async def _drain(self, who: Displace, model: str) -> None:
+    async def _drained(self, who: Displace, within_s: float) -> bool:
+        """Whether its work has ended in time."""
         try:
-            async with asyncio.timeout(self._drain_s):
+            async with asyncio.timeout(within_s):
                 while self._fleet.in_flight(who.place):  # noqa: ASYNC110 - the fleet is pure, and wakes nobody
                     await asyncio.sleep(LOOK_S)
         except TimeoutError:
-            reason = f"{who.model} has the room, and its work did not end in {self._drain_s:.0f} s"
-            raise InsufficientVramError(model=model, reason=reason) from None
+            return False
+        return True
 
     async def _move(self, who: Displace, model: str) -> str:
         """The status that it has then. One that does not sleep after all is unloaded."""
@@ -140,3 +150,7 @@ class Displacer:
             reason = f"{who.model} was to make room: {error.facts['reason']}"
             raise NoHealthyNodeError(model=model, reason=reason) from None
         return answer.status
+
+
+def _why_it_stays(within_s: float) -> str:
+    return f"its work did not end in {within_s:.0f} s"

@@ -15,11 +15,8 @@ from cortex_gateway.config import EvictionSettings
 from cortex_gateway.declared import find_entry, names_of
 from cortex_gateway.memory import Need, free_mb, held_by_all
 from cortex_gateway.openai_models import has_lifecycle
-from cortex_gateway.residency import stays_s
+from cortex_gateway.residency import is_urgent, stays_s
 from cortex_gateway.view import Claims, FleetView, NodeView, Place, is_ready
-
-# Who waits for room is served before others get their turns, and takes it from who is young, after this part of its wait.
-URGENT_RATIO = 0.5
 
 
 class Claimant(msgspec.Struct, frozen=True, kw_only=True):
@@ -91,6 +88,7 @@ class Holder(msgspec.Struct, frozen=True, kw_only=True):
         is_busy: requests are there.
         is_awaited: it has come up for requests that will be there in an instant.
         is_young: it has not been up for as long as it stays.
+        is_spared: it was to make room, its work did not end in time, and it has served again for less than that.
         is_pinned: it is never displaced.
         is_moving: it comes, goes, or makes room for another.
         is_given: it makes room for this claimant already.
@@ -103,6 +101,7 @@ class Holder(msgspec.Struct, frozen=True, kw_only=True):
     is_busy: bool = False
     is_awaited: bool = False
     is_young: bool = False
+    is_spared: bool = False
     is_pinned: bool = False
     is_moving: bool = False
     is_given: bool = False
@@ -308,6 +307,7 @@ def _holder(
         is_young=up_s is not None
         and now_s - up_s < rules.min_residency_s  # the most; who is older is not looked at
         and now_s - up_s < stays_s(view, place, tenant.displace.how, rules),
+        is_spared=place in view.stayed_s and now_s - view.stayed_s[place] < rules.drain_s,
         is_pinned=tenant.is_pinned
         or (bool(view.pins) and view.is_pinned(node.name, model_id, *tenant.names)),
         is_moving=not tenant.is_settled
@@ -329,16 +329,19 @@ def _may_go(holder: Holder, claimant: Claimant, rules: EvictionSettings, now_s: 
     2. Who makes room for it already goes on; who was brought up for requests serves them first.
     3. Who is young stays, until the claimant has waited for half of what it may.
     4. Who works stays, until the claimant has waited as long as a residency: then its work is let end, and what comes
-       after that waits its turn.
+       after that waits its turn. Where that was in vain it serves on for as long, and then is asked again; or when the
+       claimant has waited for half of what it may.
     """
     if holder.is_pinned or holder.is_moving or _outranks(holder, claimant, rules):  # 1
         return False
     if holder.is_given or holder.is_awaited:  # 2
         return holder.is_given
-    waited_s, urgent_s = now_s - claimant.since_s, rules.max_wait_s * URGENT_RATIO
-    if holder.is_young and waited_s < urgent_s:  # 3
+    waited_s = now_s - claimant.since_s
+    if is_urgent(waited_s, rules):
+        return True
+    if holder.is_young:  # 3
         return False
-    return not holder.is_busy or waited_s >= min(rules.min_residency_s, urgent_s)  # 4
+    return not holder.is_busy or (waited_s >= rules.min_residency_s and not holder.is_spared)  # 4
 
 
 def _outranks(holder: Holder, claimant: Claimant, rules: EvictionSettings) -> bool:

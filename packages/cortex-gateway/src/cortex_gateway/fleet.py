@@ -79,6 +79,7 @@ class Fleet:
         self._retired: frozenset[str] = frozenset()
         self._up_s: dict[Place, float] = {}
         self._used_s: dict[Place, float] = {}
+        self._stayed_s: dict[Place, float] = {}
         self._held: Counter[str] = Counter()
         self._queued: dict[str, dict[int, Queued]] = {}
         self._needs: dict[Place, Needs] = {}
@@ -98,6 +99,7 @@ class Fleet:
             drained=self._drained | self._retired,
             up_s=self._up_s,
             used_s=dict(self._used_s),
+            stayed_s=self._stayed_s,
             held=dict(self._held),
             queued={model: _first(queued) for model, queued in self._queued.items()},
             needs=self._needs,
@@ -285,6 +287,10 @@ class Fleet:
         kept = {who: whom for who, whom in self._leaving.items() if whom != place}
         self._leaving = {**kept, **dict.fromkeys(leaving, place)}
 
+    def note_stayed(self, place: Place, now_s: float) -> None:
+        """Its work did not end in time for it to make room."""
+        self._stayed_s = {**self._stayed_s, place: now_s}
+
     @contextmanager
     def moving(self, place: Place) -> Iterator[None]:
         """An operator has the model moved: nothing new is sent there meanwhile."""
@@ -332,6 +338,7 @@ class Fleet:
             for place in [place for place in each if is_gone(place)]:
                 del each[place]
         self._up_s = _less(self._up_s, [place for place in self._up_s if is_gone(place)])
+        self._stayed_s = _less(self._stayed_s, [at for at in self._stayed_s if is_gone(at)])
 
     def _replace(self, before: NodeView, after: NodeView) -> None:
         """The node is seen otherwise from now on."""

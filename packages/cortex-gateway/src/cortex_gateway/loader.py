@@ -43,6 +43,7 @@ from cortex_gateway.fleet import Fleet
 from cortex_gateway.orders import WATCH_S, Orders
 from cortex_gateway.placement import room_at
 from cortex_gateway.poller import Poller
+from cortex_gateway.residency import drains_s
 from cortex_gateway.routing.plan import Load, Queue, Wait, Wake
 from cortex_gateway.view import Needs, Place
 
@@ -289,7 +290,9 @@ class Loader:
             self._fleet.note_leaving(wanted.place, [who.place for who in room.displaces])
             if not room.displaces:
                 return True
-            await self._displacer.displace(room.displaces[0], wanted.model)
+            within_s = drains_s(self._fleet.view(), wanted.model, self._rules, time.monotonic())
+            if not await self._displacer.displace(room.displaces[0], wanted.model, within_s):
+                self._fleet.note_leaving(wanted.place, ())
         raise InsufficientVramError(
             model=wanted.model, reason=f"{wanted.node}: memory was not freed as it should be"
         )

@@ -18,6 +18,7 @@ from cortex_gateway.dispatcher import MOST_LOSSES
 from cortex_gateway.eviction import Displace, Room, find_idle, is_pinned
 from cortex_gateway.fleet import Fleet
 from cortex_gateway.placement import room_at
+from cortex_gateway.residency import drains_s
 from cortex_gateway.routing.least_busy import least_busy
 from cortex_gateway.routing.plan import Decision, Load, Queue, Refuse, Serve, Wait, Wake, plan
 from cortex_gateway.simulated_nodes import Machine, check
@@ -226,6 +227,10 @@ class Simulation:
         elif isinstance(decision, Wait):
             if (decision.node, decision.model_id) not in self.flights:  # it is watched
                 self.poll(decision.node)
+        elif (
+            decision.displaces and self.now_s - (ask.queued_s or ask.at_s) >= self.rules.max_wait_s
+        ):
+            self.end(ask, "insufficient_vram")
         else:
             check(decision.place not in self.flights, "two loads of one model on one node")
             self.flights[decision.place] = Flight(decision, self.now_s)
@@ -259,7 +264,8 @@ class Simulation:
             self.fleet.note_load_begun(place, found.claims_mb)
             self.fleet.note_leaving(place, [each.place for each in found.displaces])
             flight.going = found.displaces[0]
-            flight.drain_until_s = self.now_s + self.rules.drain_s
+            within_s = drains_s(view, flight.wanted.model, self.rules, self.now_s)
+            flight.drain_until_s = self.now_s + within_s
         else:
             self.bring_up(machine, place, flight)
 
@@ -295,7 +301,9 @@ class Simulation:
         """Let its work end, then begin to move it down."""
         if self.fleet.in_flight(going.place):
             if self.now_s >= flight.drain_until_s:
-                self.fail(place, "insufficient_vram")
+                self.fleet.note_stayed(going.place, self.now_s)
+                self.fleet.note_leaving(place, ())
+                flight.going = None
             return
         view = self.fleet.view()
         if view.is_pinned(going.node, going.model_id):  # while its work ended

@@ -157,6 +157,7 @@ class FleetView(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         drained: nodes that get no new work.
         up_s: when a model came up, where we saw it; any other was up before us.
         used_s: when a request was last sent or ended there; absent: not since we look.
+        stayed_s: when a model last was to make room, and its work did not end in time.
         held: requests that wait for a model to come up, by its name.
         queued: of those, who wait for room.
         needs: what neurons said that models would take there, by the id of the spec.
@@ -174,6 +175,7 @@ class FleetView(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     drained: frozenset[str] = frozenset()
     up_s: Mapping[Place, float] = {}
     used_s: Mapping[Place, float] = {}
+    stayed_s: Mapping[Place, float] = {}
     held: Mapping[str, int] = {}
     queued: Mapping[str, Queued] = {}
     needs: Mapping[Place, Needs] = {}
