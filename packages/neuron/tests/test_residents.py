@@ -120,6 +120,27 @@ def test_a_model_is_found_under_its_bare_id_unless_two_schemes_have_it(
 
 
 @pytest.mark.parametrize(
+    ("ids", "asked", "found"),
+    [
+        (["o/m"], "hub:o/m", "o/m"),
+        (["hub:o/m"], "o/m", "hub:o/m"),
+        (["hub:o/m", "other:o/m"], "o/m", "hub:o/m"),
+        (["o/m", "other:o/m"], "hub:o/m", "o/m"),
+        (["other:o/m"], "o/m", "other:o/m"),
+        (["o/m"], "other:o/m", None),
+        (["other:o/m"], "hub:o/m", None),
+    ],
+)
+def test_an_id_without_a_scheme_is_of_the_default_source(
+    ids: list[str], asked: str, found: str | None
+) -> None:
+    residents = loaded(*ids)
+    residents.note_default_source("hub")
+    resident = residents.find(asked)
+    assert (resident.id if resident else None) == found
+
+
+@pytest.mark.parametrize(
     ("asked", "found"),
     [("a", "a"), ("one", "a"), ("two", "b"), ("both", None), ("b", "b"), ("none", None)],
 )

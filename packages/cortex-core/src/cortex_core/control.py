@@ -127,7 +127,7 @@ class PlanAnswer(msgspec.Struct, frozen=True, kw_only=True):
     """Whether a model would fit now, and what would have to go. Nothing is loaded, fetched or held for it.
 
     Attributes:
-        fits: it would load now, or is up already.
+        fits: it would load now, or is up already, as asked.
         already: it is resident, and comes or is up.
         source: where the figures come from: `measured` here before, `estimated` from its files, `given` by who
             asked; `none`: it needs nothing, or nothing is known.

@@ -79,7 +79,12 @@ class Residents:
 
     def __init__(self, costs: Costs | None = None) -> None:
         self._by_id: dict[str, Resident] = {}
+        self._default_source: str | None = None
         self.costs = costs or Costs()
+
+    def note_default_source(self, scheme: str) -> None:
+        """Ids without a scheme are of this source: `org/name` is the same model as `scheme:org/name`."""
+        self._default_source = scheme
 
     def all(self) -> list[Resident]:
         """Every resident model, in the order of their loads."""
@@ -90,8 +95,8 @@ class Residents:
         return self._by_id.get(model_id)
 
     def find(self, model_id: str) -> Resident | None:
-        """The model of an id. `scheme:org/name` is also found under `org/name`, unless two schemes have it."""
-        exact = self._by_id.get(model_id)
+        """The model of an id. `org/name` is of the default source; `scheme:org/name` is also found by it, unless two have it."""
+        exact = self._by_id.get(model_id) or self._find_by_other_id(model_id)
         if exact is not None:
             return exact
         same = [r for r in self._by_id.values() if read_model_name(r.id).bare == model_id]
@@ -108,7 +113,10 @@ class Residents:
         return having[0] if len(having) == 1 else None
 
     def note_load(self, spec: ModelSpec, now_s: float) -> None:
-        """Its load begins."""
+        """Its load begins. If it has failed by its other id, that was it."""
+        other = self._find_by_other_id(spec.model_id)
+        if other is not None and other.status is ModelStatus.FAILED:
+            del self._by_id[other.id]
         before = self._by_id.get(spec.model_id)
         status = next_status(before.status if before else None, Event.LOAD)
         if before is not None:  # the newest is the last
@@ -271,6 +279,13 @@ class Residents:
             prefill_tokens_per_s=activity.prefill_tokens_per_s,
             decode_tokens_per_s=activity.decode_tokens_per_s,
         )
+
+    def _find_by_other_id(self, model_id: str) -> Resident | None:
+        """The model of an id that was loaded by the same one with the default source's scheme, or without it."""
+        name = read_model_name(model_id)
+        if self._default_source is None or name.scheme not in (None, self._default_source):
+            return None
+        return self._by_id.get(name.bare if name.scheme else f"{self._default_source}:{name.bare}")
 
     def _progress(self, resident: Resident, now_s: float) -> Progress:
         last_s = self.costs.find(resident.id).load_s

@@ -152,6 +152,25 @@ async def test_what_can_never_be_says_so_with_its_kind(fields: dict[str, Any], k
     assert answer["suggestion"]
 
 
+async def test_what_is_larger_than_a_device_says_by_how_much() -> None:
+    async with daemon(Gpus(20_000)) as served:
+        answer = await plan(served, kv_cache_mb=90_000)
+    assert (answer["kind"], answer["kv_cache_mb"]) == ("insufficient_vram", 90_000)
+    (device,) = answer["devices"]
+    assert (device["needed_mb"], device["short_mb"]) == (90_000 + FIXED_MB, 70_000 + FIXED_MB)
+
+
+async def test_what_is_resident_with_another_spec_does_not_fit_until_it_is_unloaded() -> None:
+    async with daemon(Gpus(10)) as served:
+        bring_up(served, "helexa/demo", 9000, used_s=1.0)
+        answer = await plan(served, dtype="float32", max_model_len=8)
+    assert (answer["fits"], answer["already"], answer["kind"]) == (False, True, None)
+    assert answer["reason"] == (
+        "'helexa/demo' is resident with another spec; they differ in max_model_len, dtype"
+    )
+    assert answer["suggestion"] == "Unload it first."
+
+
 async def test_what_is_said_of_a_model_counts_where_nothing_else_is_known() -> None:
     async with daemon(Gpus(20_000, 20_000)) as served:
         answer = await plan(served, "nobody/knows", vram_mb=30_001, tensor_parallel=2)

@@ -80,6 +80,28 @@ async def test_another_spec_is_a_conflict_that_names_the_fields(served: Served) 
     await served.echo.load(make_echo("echo/m"))
     with pytest.raises(SpecConflictError, match="differ in max_model_len, dtype"):
         await served.echo.load(make_echo("echo/m", dtype="x", max_model_len=8))
+    same = make_echo("echo/m", tensor_parallel=1, lora={})
+    assert (await served.echo.load(same)).status == "loaded"
+
+
+async def test_a_model_is_not_brought_up_twice_under_its_two_names(served: Served) -> None:
+    await served.echo.load(make_echo("echo/m"))
+    with pytest.raises(
+        SpecConflictError, match="'echo/m' is resident with another spec; they differ in model_id"
+    ):
+        await served.echo.load(make_echo("huggingface:echo/m"))
+    assert served.echo.endpoint("huggingface:echo/m") == served.echo.endpoint("echo/m")
+    asked = {"model": "huggingface:echo/m", "prompt": "a"}
+    assert (await served.post("/v1/completions", asked))[0] == 200
+    assert len(served.host_pids) == 1
+    assert await served.echo.unload("huggingface:echo/m")
+
+
+async def test_a_failed_model_goes_when_it_is_loaded_by_its_other_name(served: Served) -> None:
+    for model_id in ("echo/m?fail=load", "huggingface:echo/m?fail=load"):
+        with pytest.raises(LoadFailedError):
+            await served.echo.load(make_echo(model_id))
+        assert list(served.echo.models()) == [model_id]
 
 
 async def test_a_failed_load_is_told_to_all_and_can_be_tried_again(served: Served) -> None:

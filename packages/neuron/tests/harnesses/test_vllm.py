@@ -3,6 +3,7 @@
 
 import asyncio
 import json
+import re
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -133,6 +134,27 @@ async def test_what_files_and_spec_tell_is_told_before_any_start(
     with pytest.raises(LoadRefusedError, match=message) as caught:
         await plan(ModelSpec(**{"model_id": "helexa/demo", **fields}))
     assert caught.value.facts["load_kind"] == kind
+
+
+@pytest.mark.parametrize(
+    ("repo", "kind", "reason", "is_planned"),
+    [
+        ("/etc", "invalid_spec", "the id is not written as `org/name` or `scheme:org/name`", False),
+        ("nobody/knows", "repo_fetch_failed", "its files are not on this machine", True),
+    ],
+)
+async def test_what_is_wrong_with_an_adapter_is_told_of_it_and_not_of_its_model(
+    repo: str, kind: str, reason: str, is_planned: bool
+) -> None:
+    spec = ModelSpec(model_id="helexa/demo", lora={"mine": repo})
+    told = f"The model 'helexa/demo' cannot be loaded: its adapter 'mine' ({repo}): {reason}"
+    with pytest.raises(LoadRefusedError, match=re.escape(told)) as caught:
+        await plan(spec)
+    assert caught.value.facts["load_kind"] == kind
+    async with harness() as made:
+        answer = await made.plan(spec)
+    # A load might fetch what is not here.
+    assert (answer.fits, answer.kind) == (is_planned, None if is_planned else kind)
 
 
 def copy_demo(folder: Path) -> Path:

@@ -3,6 +3,7 @@
 
 import asyncio
 import contextlib
+import hashlib
 import os
 import resource
 import signal
@@ -293,6 +294,34 @@ async def test_content_with_another_checksum_is_no_model(made: Made) -> None:
     made.hub.faults = []
     await made.fetch()
     assert made.content() == weights
+
+
+@pytest.mark.parametrize("lists_sizes", [True, False])
+async def test_a_source_that_tells_no_length_is_taken_at_its_listing(
+    made: Made, lists_sizes: bool
+) -> None:
+    made.hub.tells_lengths, made.hub.lists_sizes = False, lists_sizes
+    flight = await made.fetch()
+    assert made.content() == made.hub.repos[REPO][WEIGHTS]
+    assert flight.planned
+    assert flight.planned.missing_files == 4
+    assert (flight.planned.missing_bytes > BIG) is lists_sizes
+    assert flight.planned.total_bytes == flight.planned.missing_bytes
+
+
+@pytest.mark.parametrize("is_whole", [True, False])
+async def test_what_an_earlier_download_left_is_given_up_where_it_cannot_be_gone_on_with(
+    made: Made, is_whole: bool
+) -> None:
+    weights = made.hub.repos[REPO][WEIGHTS]
+    made.hub.tells_lengths = made.hub.lists_sizes = not is_whole
+    part = made.folder / "blobs" / f"{hashlib.sha256(weights).hexdigest()}.incomplete"
+    part.parent.mkdir(parents=True)
+    left = part.write_bytes(weights if is_whole else bytes(BIG // 3))
+    await made.fetch()
+    assert made.content() == weights
+    starts = [a.start for a in made.hub.asked if a.path.endswith(WEIGHTS) and a.method == "GET"]
+    assert starts == [left, 0]
 
 
 async def test_small_files_are_checked_as_git_does(made: Made) -> None:

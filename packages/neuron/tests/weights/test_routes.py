@@ -126,6 +126,11 @@ async def test_what_was_pulled_is_listed_and_what_is_removed_is_gone(made: Made)
     assert await made.remove("org/name") == (200, gone)
 
 
+async def test_a_pull_of_what_nobody_tells_the_size_of_was_not_done_already(made: Made) -> None:
+    made.hub.tells_lengths = made.hub.lists_sizes = False
+    assert await made.pull("org/name") == (200, {"status": "downloaded", "model_id": "org/name"})
+
+
 async def test_a_pull_that_nobody_waits_for_goes_on_with_progress(made: Made) -> None:
     made.hub.faults = [Fault(path=WEIGHTS, method="GET", pause_after=BIG // 2)]
     status, body = await made.pull("org/name", wait=False)
@@ -164,6 +169,16 @@ async def test_a_pull_that_nobody_waits_for_goes_on_with_progress(made: Made) ->
     made.hub.going_on.set()
     assert (await joined)[0] == 200
     assert made.hub.count(WEIGHTS) == 1
+
+
+async def test_a_pull_that_the_daemon_s_end_ends_is_worth_a_retry(made: Made) -> None:
+    made.hub.faults = [Fault(path=WEIGHTS, method="GET", pause_after=BIG // 2)]
+    pulling = asyncio.create_task(made.served.post("/weights/pull", {"model_id": "org/name"}))
+    await made.until_paused()
+    made.served.daemon.weights.close()
+    status, body, headers = await pulling
+    assert (status, body["error"]["code"]) == (503, "shutting_down")
+    assert b"retry-after" in headers
 
 
 async def test_why_a_pull_failed_can_be_read_later(made: Made) -> None:

@@ -98,17 +98,17 @@ class Fitting:
             lora_rank: as in Wanted.
 
         Raises:
-            LoadRefusedError, LoadFailedError: it can never be loaded here as asked.
+            LoadRefusedError, LoadFailedError: it can never be loaded here as asked, wherever it would go.
         """
         wanted = Wanted(spec, figures, vram_mb, lora_rank)
         asked, placement, would_go = self._weigh(wanted)
         if placement.fits:
             return _answer(spec, placement, [])
         refusal = self._shortage(wanted, asked, placement, would_go)
-        if any(share.is_too_large for share in placement.shares):
-            raise refusal
+        is_never = any(share.is_too_large for share in placement.shares)
         return msgspec.structs.replace(
             _answer(spec, placement, would_go or []),
+            kind=str(refusal.facts["load_kind"]) if is_never else None,
             reason=str(refusal.facts["reason"]),
             suggestion=str(refusal.facts["suggestion"]),
         )

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 
 from cortex_core import logs
-from cortex_core.control import ModelSpec, PlanAnswer, spec_differences
+from cortex_core.control import ModelSpec, PlanAnswer
 from cortex_core.errors import (
     CortexError,
     ModelNotFoundError,
@@ -24,7 +24,7 @@ from neuron.harnesses.freeing import freed_too_little, undisturbed
 from neuron.harnesses.ladder import Ladder
 from neuron.harnesses.life import Life
 from neuron.harnesses.run import Launch, Run, Shared
-from neuron.harnesses.specs import check_spec
+from neuron.harnesses.specs import check_spec, conflicts
 from neuron.residents import Failure, Resident
 
 log = logs.get(__name__)
@@ -231,11 +231,21 @@ class Hosted(ABC):
                 await run.gone.wait()
             elif resident.status is ModelStatus.UNLOADING:
                 await run.decided.wait()
-            elif differs := spec_differences(spec, resident.spec):
+            elif differs := self._conflicts(spec, resident):
                 raise SpecConflictError(model=resident.id, differs=", ".join(differs))
             else:
                 return run
         raise ShuttingDownError(daemon="neuron")
+
+    def _conflicts(self, asked: ModelSpec, there: Resident) -> list[str]:
+        """The fields by which a resident model is not what is asked for."""
+        decided: dict[str, object] = {}
+        if there.ready is not None:
+            decided["max_model_len"] = there.ready.limits.context
+        run = self._shared.runs.get(there.id)
+        if run is not None and run.launch is not None:
+            decided |= {"tensor_parallel": run.launch.ranks, "devices": run.launch.devices}
+        return conflicts(asked, there.spec, decided)
 
     def _begin(self, spec: ModelSpec) -> Run:
         run = self._shared.runs[spec.model_id] = Run(spec)

@@ -4,10 +4,13 @@
 import asyncio
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
+
+import msgspec
 
 from cortex_core.control import ModelSpec, PlanAnswer
 from cortex_core.discovery import Device
@@ -100,24 +103,30 @@ class VllmHarness(Hosted):
         self, spec: ModelSpec, folder: Path, report: Report
     ) -> tuple[dict[str, str], int]:
         """Where the files of its LoRA adapters are, and their highest rank; what a look at them tells is told here."""
-        found = {
-            name: str(await self._shared.weights.ensure(ModelSpec(model_id=repo), report))
-            for name, repo in (spec.lora or {}).items()
-        }
-        look = partial(check_adapters, found, spec.model_id, folder)
-        return found, await asyncio.to_thread(_as_refused, spec, look)
+        found = {}
+        for name, repo in (spec.lora or {}).items():
+            with _told_of_adapter(spec, name):
+                found[name] = str(
+                    await self._shared.weights.ensure(ModelSpec(model_id=repo), report)
+                )
+        return found, await self._highest_rank(spec, folder, found)
 
     async def _look_at_adapters(self, spec: ModelSpec) -> int:
         """Their highest rank; 0: there are none, or their files are not here."""
+        found = {}
         try:
             folder = await self._shared.weights.locate(spec)
-            found = {
-                name: str(await self._shared.weights.locate(ModelSpec(model_id=repo)))
-                for name, repo in (spec.lora or {}).items()
-            }
-        except LoadRefusedError:  # a load would fetch them
-            return 0
-        look = partial(check_adapters, found, spec.model_id, folder)
+            for name, repo in (spec.lora or {}).items():
+                with _told_of_adapter(spec, name):
+                    found[name] = str(await self._shared.weights.locate(ModelSpec(model_id=repo)))
+        except LoadRefusedError as error:
+            if error.facts["load_kind"] != "repo_fetch_failed":
+                raise
+            return 0  # a load would fetch them
+        return await self._highest_rank(spec, folder, found)
+
+    async def _highest_rank(self, spec: ModelSpec, folder: Path, adapters: dict[str, str]) -> int:
+        look = partial(check_adapters, adapters, spec.model_id, folder)
         return await asyncio.to_thread(_as_refused, spec, look)
 
     async def plan(self, spec: ModelSpec, *, vram_mb: int | None = None) -> PlanAnswer:
@@ -126,11 +135,22 @@ class VllmHarness(Hosted):
             figures = await self._look(spec, vram_mb)
             lora_rank = await self._look_at_adapters(spec) if spec.lora else 0
             await self._shared.measuring.measure()
-            resident = self._shared.residents.find(spec.model_id)
-            there = self._fitting.plan_resident(resident) if resident else None
+            there = self._plan_resident(spec)
             return there or self._fitting.plan(spec, figures, vram_mb, lora_rank)
         except (LoadRefusedError, LoadFailedError) as error:
             return refused_plan(spec, error)
+
+    def _plan_resident(self, spec: ModelSpec) -> PlanAnswer | None:
+        resident = self._shared.residents.find(spec.model_id)
+        answer = self._fitting.plan_resident(resident) if resident else None
+        if resident and answer and (differs := self._conflicts(spec, resident)):
+            return msgspec.structs.replace(
+                answer,
+                fits=False,
+                reason=f"'{resident.id}' is resident with another spec; they differ in {', '.join(differs)}",
+                suggestion="Unload it first.",
+            )
+        return answer
 
     async def _look(self, spec: ModelSpec, vram_mb: int | None) -> Figures | None:
         """The model's figures; None: its files are not here, and its size is known without them."""
@@ -246,6 +266,22 @@ def _cache_home(environ: Mapping[str, str]) -> str:
 def _name(gguf: list[str]) -> dict[str, str]:
     """The setting for an engine that reads GGUF: the plugin finds the other parts by the name of the first."""
     return {"gguf": gguf[0]} if gguf else {}
+
+
+@contextmanager
+def _told_of_adapter(spec: ModelSpec, name: str) -> Iterator[None]:
+    """What is refused of an adapter's repository, as what the model is refused for."""
+    try:
+        yield
+    except LoadRefusedError as error:
+        facts = error.facts
+        raise refused(
+            spec,
+            str(facts["load_kind"]),
+            f"its adapter '{name}' ({facts['model']}): {facts['reason']}",
+            str(facts["suggestion"]),
+            retry_after_s=error.retry_after_s,
+        ) from None
 
 
 def _check(spec: ModelSpec, folder: Path, gguf: list[str]) -> Figures:

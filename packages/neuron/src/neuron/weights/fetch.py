@@ -69,7 +69,10 @@ class Download:
         self._look(repo, listing, chosen.files)
         total = self._here + sum(remote.size_bytes or 0 for remote in self._wanted.values())
         planned = Planned(
-            revision=listing.revision, total_bytes=total, missing_bytes=total - self.done_bytes()
+            revision=listing.revision,
+            total_bytes=total,
+            missing_bytes=max(0, total - self.done_bytes()),
+            missing_files=len(self._wanted),
         )
         return listing, chosen, planned
 
@@ -119,7 +122,7 @@ class Download:
         self._here += sum((snapshot / name).stat().st_size for name in here)
         missing = [name for name in names if name not in here]
         with ThreadPoolExecutor(WORKERS) as pool:
-            remotes = pool.map(lambda name: self._hub.look(repo, listing.revision, name), missing)
+            remotes = pool.map(lambda name: self._hub.look(repo, listing, name), missing)
             self._wanted = dict(zip(missing, remotes, strict=True))
         for remote in self._wanted.values():
             _check_name(remote.etag)
@@ -154,17 +157,32 @@ class Download:
             part.unlink(missing_ok=True)
             return
         try:
-            self._hub.get(repo, listing.revision, name, remote.size_bytes, part)
-            wanted = listing.hashes.get(name)
-            # Of a large file the listing may tell the hash of what stands for it in git; the ETag tells which it is.
-            if wanted is not None and (len(wanted) == 64 or wanted == remote.etag):
-                _check_content(name, part, wanted)
+            self._get_checked(repo, listing, name, remote, part)
         except WeightsError as error:
             if error.kind in ("corrupt_weights", "insufficient_disk"):
                 # What is wrong cannot be gone on with; and a full disk does others harm.
                 part.unlink(missing_ok=True)
             raise
         part.replace(part.with_name(remote.etag))
+
+    def _get_checked(
+        self, repo: str, listing: Listing, name: str, remote: Remote, part: Path
+    ) -> None:
+        left_bytes = part.stat().st_size
+        while True:
+            try:
+                self._hub.get(repo, listing.revision, name, remote.size_bytes, part)
+                wanted = listing.hashes[name]
+                if wanted is not None and listing.tells_of(name, remote.etag):
+                    _check_content(name, part, wanted)
+            except WeightsError as error:
+                # It may be what an earlier download left that is wrong.
+                if error.kind != "corrupt_weights" or not left_bytes:
+                    raise
+                left_bytes = 0
+                os.truncate(part, 0)
+            else:
+                return
 
     def _blobs(self, repo: str) -> Path:
         return self._cache.folder(repo) / "blobs"

@@ -40,12 +40,19 @@ class Listing(msgspec.Struct, frozen=True, kw_only=True):
         revision: the commit.
         hashes: by file name, what its content must hash to where the source tells: 64 digits are SHA-256, 40 git's
             own SHA-1.
+        sizes_bytes: by file name; None: the source does not tell.
         base: the model that it was made from, as its card says.
     """
 
     revision: str
     hashes: dict[str, str | None]
+    sizes_bytes: dict[str, int | None]
     base: str | list[str] | None = None
+
+    def tells_of(self, name: str, etag: str) -> bool:
+        """Whether it tells of a file with this ETag, and not, as of large files it may, of what stands for one in git."""
+        told = self.hashes[name]
+        return told is None or len(told) == 64 or told == etag
 
 
 class Remote(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,24 +93,28 @@ class Hub:
                 repo, revision=self._fetch.revision, files_metadata=True, timeout=TIMEOUT_S
             ),
         )
-        hashes = {
-            file.rfilename: file.lfs.sha256 if file.lfs else file.blob_id
-            for file in info.siblings or []
-        }
-        base = info.card_data.base_model if info.card_data else None
-        return Listing(revision=info.sha or "", hashes=hashes, base=base)
+        files = info.siblings or []
+        return Listing(
+            revision=info.sha or "",
+            hashes={f.rfilename: f.lfs.sha256 if f.lfs else f.blob_id for f in files},
+            sizes_bytes={f.rfilename: f.size for f in files},
+            base=info.card_data.base_model if info.card_data else None,
+        )
 
-    def look(self, repo: str, revision: str, name: str) -> Remote:
+    def look(self, repo: str, listing: Listing, name: str) -> Remote:
         """One file of it. Raises WeightsError."""
         found = self._persist(
             repo,
             lambda: huggingface_hub.get_hf_file_metadata(
-                self._url(repo, revision, name), token=self._token, timeout=TIMEOUT_S
+                self._url(repo, listing.revision, name), token=self._token, timeout=TIMEOUT_S
             ),
         )
         if found.etag is None:
             raise _no_hub(self._fetch, f"it names no ETag for {name}")
-        return Remote(etag=found.etag, size_bytes=found.size)
+        size_bytes = found.size
+        if size_bytes is None and listing.tells_of(name, found.etag):
+            size_bytes = listing.sizes_bytes[name]
+        return Remote(etag=found.etag, size_bytes=size_bytes)
 
     def get(self, repo: str, revision: str, name: str, size_bytes: int | None, to: Path) -> None:
         """Fetch a file, or what is missing of it. Each retry goes on where the last was cut. Raises WeightsError."""
@@ -211,6 +222,12 @@ def explain_status(error: errors.HfHubHTTPError, fetch: Fetch, repo: str) -> Wei
     status, where = error.response.status_code, f"{fetch.endpoint}/{repo}"
     if status >= 500 or status in _PASSING_STATUS:
         return _unreachable(fetch, f"it answers with status {status}")
+    if status == 416:
+        return WeightsError(
+            "corrupt_weights",
+            "a file ends before what there is of it here",
+            "Try again later, or another source.",
+        )
     if isinstance(error, errors.GatedRepoError):
         return _refused(
             f"the repository {repo} is gated: its owner decides who may have it",

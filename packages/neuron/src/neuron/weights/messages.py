@@ -40,12 +40,14 @@ class Planned(msgspec.Struct, frozen=True, kw_only=True, tag="planned"):
     Attributes:
         revision: the commit.
         total_bytes: of all files of the model.
-        missing_bytes: of those, what is not here yet.
+        missing_bytes: of those, what is not here yet, as far as the source tells sizes.
+        missing_files: how many of them are not here yet.
     """
 
     revision: str
     total_bytes: int
     missing_bytes: int
+    missing_files: int
 
 
 class Progressed(msgspec.Struct, frozen=True, kw_only=True, tag="progressed"):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cortex_core import logs
 from cortex_core.control import ModelSpec
-from cortex_core.errors import WeightsInUseError
+from cortex_core.errors import ShuttingDownError, WeightsInUseError
 from cortex_core.weights import DownloadProgress, PullAnswer, RemoveAnswer, WeightsReport
 from neuron.config import Config
 from neuron.residents import Residents
@@ -55,6 +55,7 @@ class Weights:
         self._forbids = _forbids_downloads(settings.download, environ)
         self._tasks = tasks
         self._sources = Sources(settings, environ)
+        residents.note_default_source(settings.default_source)
         own = [s for s in config.default_models if s.harness == HARNESS]
         named = [path for s in own for path in (s.model_id, *(s.lora or {}).values())]
         own_paths = {path for path in named if path.startswith("/")}
@@ -72,9 +73,11 @@ class Weights:
         self._noting = asyncio.Lock()
         self._errors: OrderedDict[str, str] = OrderedDict()
         self._retry_s = RETRY_S
+        self._closed = False
 
     def close(self) -> None:
         """End the downloads under way, and begin no more. What was fetched stays."""
+        self._closed = True
         self.downloads.close()
 
     async def locate(self, spec: ModelSpec) -> Path:
@@ -118,6 +121,7 @@ class Weights:
 
         Raises:
             LoadRefusedError: it cannot be had.
+            ShuttingDownError: the daemon stops.
         """
         try:
             place = await asyncio.to_thread(self._places.look, model_id)
@@ -134,9 +138,11 @@ class Weights:
             return PullAnswer(status="downloading", model_id=model_id, progress=progress)
         flight_or_error = await asyncio.shield(pulling)
         if isinstance(flight_or_error, WeightsError):
+            if self._closed:
+                raise ShuttingDownError(daemon="neuron")
             raise flight_or_error.refuse(model_id)
         planned = flight_or_error.planned
-        already = planned is not None and planned.missing_bytes == 0
+        already = planned is not None and planned.missing_files == 0
         return PullAnswer(status="downloaded", model_id=model_id, already=already)
 
     async def remove(self, model_id: str) -> RemoveAnswer:

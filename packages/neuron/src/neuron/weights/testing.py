@@ -62,6 +62,8 @@ class FakeHub:
         faults: what goes wrong.
         token: that every request must have; None: none.
         elsewhere: where large files are redirected to, as a CDN is; None: they are answered here.
+        tells_lengths: whether answers have a Content-Length.
+        lists_sizes: whether listings tell how large files are.
         paused: set when a body stands still.
         going_on: set it, and it goes on.
     """
@@ -74,6 +76,8 @@ class FakeHub:
         self.faults: list[Fault] = []
         self.token: str | None = None
         self.elsewhere: str | None = None
+        self.tells_lengths = True
+        self.lists_sizes = True
         self.paused = asyncio.Event()
         self.going_on = asyncio.Event()
 
@@ -121,12 +125,19 @@ class FakeHub:
         info = {
             "id": repo,
             "sha": self.revision(repo),
-            "siblings": [_sibling(name, content) for name, content in files],
+            "siblings": [self._sibling(name, content) for name, content in files],
             "cardData": self.cards.get(repo),
         }
         await _answer(
             send, 200, [(b"content-type", b"application/json")], msgspec.json.encode(info)
         )
+
+    def _sibling(self, name: str, content: bytes) -> dict[str, Any]:
+        size = {"size": len(content)} if self.lists_sizes else {}
+        if len(content) <= LARGE_BYTES:
+            return {"rfilename": name, "blobId": _etag(content), **size}
+        lfs = {"sha256": _etag(content), "size": len(content), "pointerSize": 130}
+        return {"rfilename": name, "blobId": "0" * 40, "lfs": lfs, **size}
 
     async def _serve(
         self, method: str, path: str, file: re.Match[str], start: int, fault: Fault, send: Send
@@ -147,10 +158,14 @@ class FakeHub:
             return
         body = content if fault.content is None else fault.content
         begin = 0 if fault.ignores_range else start
+        if begin and begin >= len(body):
+            await _answer(send, 416, [], b"")
+            return
         if begin:
             span = f"bytes {begin}-{len(body) - 1}/{len(body)}"
             fields.append((b"content-range", span.encode()))
-        fields.append((b"content-length", str(len(body) - begin).encode()))
+        if self.tells_lengths:
+            fields.append((b"content-length", str(len(body) - begin).encode()))
         status = 206 if begin else 200
         await send({"type": "http.response.start", "status": status, "headers": fields})
         if method == "GET":
@@ -203,16 +218,6 @@ def _etag(content: bytes) -> str:
         return hashlib.sha256(content).hexdigest()
     head = f"blob {len(content)}\0".encode()
     return hashlib.sha1(head + content, usedforsecurity=False).hexdigest()
-
-
-def _sibling(name: str, content: bytes) -> dict[str, Any]:
-    sibling: dict[str, Any] = {"rfilename": name, "size": len(content), "blobId": "0" * 40}
-    if len(content) > LARGE_BYTES:
-        digest = hashlib.sha256(content).hexdigest()
-        sibling["lfs"] = {"sha256": digest, "size": len(content), "pointerSize": 130}
-    else:
-        sibling["blobId"] = _etag(content)
-    return sibling
 
 
 async def _answer(send: Send, status: int, fields: list[tuple[bytes, bytes]], body: bytes) -> None:

@@ -33,6 +33,10 @@ def image(url: Any) -> dict[str, Any]:
         ({"input": [{"content": [{"type": "input_image"}]}]}, True),
         ({"input": [{"type": "function_call_output", "output": [{"type": "input_image"}]}]}, True),
         ({"documents": {"content": [image({"url": DATA})]}}, True),
+        (said({"type": "video_url", "video_url": {"url": "http://10.0.0.1/x"}}), True),
+        (said({"video_url": DATA}), True),
+        (said({"type": "text", "text": "x", "video_url": None}), False),
+        (said({"type": "audio_url", "audio_url": {"url": DATA}}), False),
         ({"input": "x", "tools": [{"type": "image_url"}]}, False),
     ],
 )

@@ -17,16 +17,17 @@ _SAID = frozenset(
     messages input query queries documents items data_1 data_2 text_1 text_2
     """.split()
 )
-_IMAGE_PARTS = frozenset({"image", "image_url", "input_image", "image_embeds"})
-_URL_FIELDS = ("image_url", "video_url", "audio_url")
+_SEEN_PARTS = frozenset({"image", "image_url", "input_image", "image_embeds", "video", "video_url"})
+_SEEN_FIELDS = ("image_url", "video_url")
+_URL_FIELDS = (*_SEEN_FIELDS, "audio_url")
 _FETCHED = ("http", "https")
 
 
 def has_image(fields: Mapping[str, Any]) -> bool:
-    """Whether something that is said carries an image."""
+    """Whether something that is said carries an image, or a video, which is many."""
     return any(
-        part.get("image_url") is not None
-        or (isinstance(kind := part.get("type"), str) and kind in _IMAGE_PARTS)
+        any(part.get(name) is not None for name in _SEEN_FIELDS)
+        or (isinstance(kind := part.get("type"), str) and kind in _SEEN_PARTS)
         for part in _parts(fields)
     )
 
