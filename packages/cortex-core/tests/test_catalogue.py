@@ -2,12 +2,16 @@
 """What may run where, and what a neuron is asked for."""
 
 import itertools
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cortex_core.catalogue import Catalogue, MistakeError, Model, infeasible_reason
+from cortex_core.config import read_config
 from cortex_core.control import LoadRequest, ModelSpec, spec_differences
 from cortex_core.discovery import Discovery
+from cortex_core.errors import OperatorError
 from cortex_core.testing import make_device, make_discovery
 
 SMALL = make_discovery(make_device(0, 8_000))
@@ -231,3 +235,51 @@ def test_fallbacks_that_lead_nowhere_or_back_are_refused_with_their_line(
         Catalogue(models=models, aliases={"bee": "org/b", "x-*": "a"}, fallbacks=fallbacks)
     assert message in str(caught.value)
     assert caught.value.path == ("fallbacks", line)
+
+
+@pytest.mark.parametrize(
+    ("lines", "number", "told"),
+    [
+        (["min_devices = 0"], 3, "`min_devices` is 0, and must be at least 1"),
+        (["vram_mb = -5000"], 3, "`vram_mb` is -5000, and must be at least 1"),
+        (["min_device_vram_mb = 0"], 3, "`min_device_vram_mb` is 0"),
+        (["quant = 'q4'", "tensor_parallel = -1"], 4, "`tensor_parallel` is -1"),
+        (["max_model_len = -1"], 3, "`max_model_len` is -1"),
+        (["kv_cache_mb = 0"], 3, "`kv_cache_mb` is 0"),
+        (["devices = []"], 3, "`devices` is empty"),
+        (["devices = [0, 1, 0]"], 3, "`devices` has '0' twice"),
+        (["min_devices = 2", "devices = [0]"], 4, "`devices` are 1, and it is run on 2"),
+        (["tensor_parallel = 4", "devices = [0, 1]"], 4, "`devices` are 2, and it is run on 4"),
+        (["lora = { sql = 'a/b', m = 'a/c' }"], 3, "`lora` has 'm', which is the id of a model"),
+        (["lora = { n = 'a/b' }", "[[models]]", "id = 'n'"], 3, "`lora` has 'n', which is the id"),
+        (["[models.lora]", "n = 'a/b'", "[[models]]", "id = 'n'"], 1, "`lora` has 'n'"),
+    ],
+)
+def test_what_no_engine_can_be_asked_is_refused_with_its_line(
+    tmp_path: Path, lines: list[str], number: int, told: str
+) -> None:
+    path = tmp_path / "models.toml"
+    path.write_text("\n".join(["[[models]]", "id = 'm'", *lines]))
+    with pytest.raises(OperatorError) as caught:
+        read_config(Catalogue, path)
+    assert f"line {number}: `models[0]" in caught.value.message
+    assert told in caught.value.message
+
+
+@pytest.mark.parametrize("model_id", ["", " ", "a\nb"])
+def test_an_id_is_something_to_name(model_id: str) -> None:
+    with pytest.raises(MistakeError, match="which names no model") as caught:
+        Model(id=model_id)
+    assert caught.value.path == ("id",)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"devices": [0, 1]},
+        {"devices": [0, "GPU-1"], "min_devices": 2},
+        {"devices": [0], "min_devices": 2, "tensor_parallel": 1},
+    ],
+)
+def test_devices_may_be_as_many_as_there_are_ranks(fields: dict[str, Any]) -> None:
+    assert Model(id="m", **fields).spec().devices == fields["devices"]

@@ -2,6 +2,7 @@
 """Every mistake in a config file or variable is named, with its line where it can be told."""
 
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 import pytest
@@ -14,6 +15,7 @@ from cortex_core.errors import OperatorError
 class Gateway(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     listen: str = "0.0.0.0:31313"
     workers: int = 1
+    mode: Literal["slow", "fast"] = "slow"
 
 
 class Neuron(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -27,6 +29,11 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     aliases: dict[str, str] = {}
     sources: dict[str, Neuron] = {}
     port: int | None = None
+    levels: list[Literal["low", "high"] | None] = []
+
+    def __post_init__(self) -> None:
+        if self.port == 0:
+            raise ValueError("no")
 
 
 FILE = """\
@@ -97,7 +104,7 @@ def test_the_environment_overrides_the_file(
         ),
         (
             "zzzzzz = 1\n",
-            "/c.toml, line 1: unknown key `zzzzzz`. Known here: gateway, neurons, aliases, sources, port.",
+            "/c.toml, line 1: unknown key `zzzzzz`. Known here: gateway, neurons, aliases, sources, port, levels.",
         ),
         (
             "[sources.s]\nnam = 'x'\n",
@@ -111,6 +118,15 @@ def test_the_environment_overrides_the_file(
             "[[neurons]]\nname = 'a'\n[[neurons]]\nendpoint = 'x'\n",
             "/c.toml, line 3: `neurons[1]` lacks the key `name`.",
         ),
+        (
+            "[gateway]\nlisten = 'a'\nmode = 'FAST'\n",
+            "/c.toml, line 3: `gateway.mode`: Invalid enum value 'FAST', which is none of slow, fast.",
+        ),
+        (
+            "levels = ['high', 'mid']\n",
+            "/c.toml, line 1: `levels[1]`: Invalid enum value 'mid', which is none of low, high.",
+        ),
+        ("port = 0\n", "/c.toml: no."),
         ("gateway = 3\n", "/c.toml, line 1: `gateway`: Expected `object`, got `int`."),
         (
             "[gateway\n",

@@ -57,6 +57,17 @@ def test_addresses_that_can_be_listened_on(tmp_path: Path, address: str) -> None
     assert read(tmp_path, f"[gateway]\nlisten = '{address}'\n").gateway.listen == address
 
 
+def test_both_ports_may_be_whichever_is_free(tmp_path: Path) -> None:
+    text = "[gateway]\nlisten = 'a:0'\nmetrics_listen = 'a:0'\n"
+    assert read(tmp_path, text).gateway.listen == "a:0"
+
+
+@pytest.mark.parametrize("path", ["", "/", "/behind/a/proxy", "/v10"])
+def test_a_neuron_may_be_behind_a_path(tmp_path: Path, path: str) -> None:
+    text = f"[[neurons]]\nname = 'a'\nendpoint = 'http://a:1{path}'\n"
+    assert read(tmp_path, text).neurons[0].endpoint == f"http://a:1{path}"
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -64,6 +75,11 @@ def test_addresses_that_can_be_listened_on(tmp_path: Path, address: str) -> None
         ("[gateway]\nmetrics_listen = 'a:99999'\n", "`metrics_listen` is 'a:99999'"),
         ("[gateway]\nlisten = ':31313'\n", "`listen` is ':31313'"),
         ("[gateway]\nlisten = 'http://a:1'\n", "`listen` is 'http://a:1'"),
+        ("[gateway]\nlisten = 'a:1'\nmetrics_listen = 'a:1'\n", "`metrics_listen` is 'a:1', as `listen` is"),
+        ("[gateway]\nlisten = '0.0.0.0:31314'\n", "`metrics_listen` is '0.0.0.0:31314', as `listen` is"),
+        ("[gateway]\nlisten = 'unix:/s'\nmetrics_listen = 'unix:/s'\n", "`metrics_listen` is 'unix:/s', as"),
+        ("[[neurons]]\nname = 'a'\nendpoint = 'http://a:1/v1'\n", "`endpoint` is 'http://a:1/v1', and a neuron has no /v1"),
+        ("[[neurons]]\nname = 'a'\nendpoint = 'http://a:1/x/v1/'\n", "Leave it out, or say `kind` = 'openai'"),
         ("[gateway]\npolicy = 'fastest'\n", "`policy` is 'fastest', which is none of least_busy, round_robin, session_affinity"),
         ("[gateway]\nworkers = 4\n", "line 1: `gateway`: `workers` is 4, and can only be 1: two processes would each load"),
         ("[gateway]\nworkers = 0\n", "`workers` is 0, and can only be 1"),
@@ -79,7 +95,7 @@ def test_addresses_that_can_be_listened_on(tmp_path: Path, address: str) -> None
         ("[[neurons]]\nname = 'a'\nendpoint = 'ftp://a'\n", "`endpoint` is 'ftp://a'"),
         ("[[neurons]]\nname = 'a b'\nendpoint = 'http://a'\n", "`name` is 'a b'"),
         ("[[neurons]]\nname = ''\nendpoint = 'http://a'\n", "`name` is ''"),
-        ("[[neurons]]\nname = 'a'\nendpoint = 'http://a'\nkind = 'openapi'\n", "line 4: `neurons[0].kind`: Invalid enum value 'openapi'"),
+        ("[[neurons]]\nname = 'a'\nendpoint = 'http://a'\nkind = 'openapi'\n", "line 4: `neurons[0].kind`: Invalid enum value 'openapi', which is none of neuron, openai"),
         ("[[neurons]]\nname = 'a'\nendpoint = 'http://a'\napi_key = 'k'\n", "`api_key` is for the kind 'openai'"),
         ("[[neurons]]\nname = 'a'\nendpoint = 'http://a'\nkind = 'openai'\napi_key = 'k'\nsecret = 'k'\n", "two words for one thing"),
         ("[[neurons]]\nname = 'a'\nendpoint = 'http://a'\nkind = 'openai'\napi_key = 'a b'\n", "`api_key` is empty, or has spaces"),

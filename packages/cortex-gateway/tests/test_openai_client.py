@@ -20,6 +20,7 @@ ID = "vendor/large:70b"
 CHUNK = b'data: {"id":"1","model":"vendor/large:70b","choices":[{"index":0,"delta":{"content":"hi"}}]}\n\n'
 STOP = b'data: {"id":"1","choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\n'
 USAGE = b'data: {"id":"1","choices":[],"usage":{"prompt_tokens":7,"completion_tokens":1,"total_tokens":8}}\n\n'
+USER = {"role": "user", "content": "hello"}
 WHOLE = {
     "id": "1",
     "model": ID,
@@ -37,12 +38,16 @@ class Server:
         models: what it lists.
         key: what it asks for; None: nothing.
         asked: path, headers and body of each request.
+        refusal: status, headers and body of its answer to a chat; None: it answers.
+        unknown: fields of a chat that it refuses, and the words it does that in.
     """
 
     def __init__(self, base: str = "/v1", key: bytes | None = None) -> None:
         self.base = base
         self.key = key
         self.models = [ID]
+        self.refusal: tuple[int, Headers, bytes] | None = None
+        self.unknown: dict[str, bytes] = {}
         self.asked: list[tuple[str, Headers, bytes]] = []
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -66,7 +71,11 @@ class Server:
             return 200, JSON, json.dumps({"object": "list", "data": listed}).encode()
         if path != f"{self.base}/chat/completions":
             return 404, JSON, b'{"detail":"Not Found"}'
+        if self.refusal is not None:
+            return self.refusal
         asked = json.loads(body)
+        if found := [told for name, told in self.unknown.items() if name in asked]:
+            return 400, JSON, b'{"error":{"message":"%b","type":"x"}}' % found[0]
         if not asked.get("stream"):
             return 200, JSON, json.dumps(WHOLE).encode()
         usage = USAGE if (asked.get("stream_options") or {}).get("include_usage") else b""
@@ -138,11 +147,11 @@ async def test_its_models_are_served_under_its_base_path(
 async def test_it_is_shown_its_key_and_nothing_of_ours_or_the_client_s(outside: Any) -> None:
     server = Server(key=b"k3y")
     async with outside(server, api_key="k3y") as fleet:
-        sent = [(b"authorization", b"Bearer mine"), (b"x-api-key", b"mine"), (b"x-other", b"1")]
+        sent = [(b"authorization", b"Bearer mine"), (b"api-key", b"mine"), (b"x-other", b"1")]
         assert (await fleet.ask(ID, headers=sent)).status == 200
     headers = dict(server.asked[-1][1])
     assert (headers[b"authorization"], headers[b"x-other"]) == (b"Bearer k3y", b"1")
-    assert not [name for name in headers if name.startswith(b"x-cortex-") or name == b"x-api-key"]
+    assert not [name for name in headers if name.startswith(b"x-cortex-") or name == b"api-key"]
     assert dict(server.asked[0][1])[b"authorization"] == b"Bearer k3y"
 
 
@@ -172,10 +181,10 @@ async def test_a_stream_passes_as_it_is_and_its_usage_is_read(
 async def test_it_is_spoken_to_in_chat_whatever_the_client_speaks(
     outside: Any, stream: bool
 ) -> None:
-    server, said = Server(), [{"role": "user", "content": "hello"}]
+    server = Server()
     async with outside(server) as fleet:
         message = await fleet.ask(
-            ID, path="/v1/messages", stream=stream, max_tokens=9, messages=said
+            ID, path="/v1/messages", stream=stream, max_tokens=9, messages=[USER]
         )
         response = await fleet.ask(ID, path="/v1/responses", stream=stream, input="hello")
     assert (message.status, response.status) == (200, 200)
@@ -183,6 +192,106 @@ async def test_it_is_spoken_to_in_chat_whatever_the_client_speaks(
         assert b'"hi"' in answer.body
         assert ID.encode() in answer.body
     assert server.paths == ["/v1/chat/completions", "/v1/responses", "/v1/chat/completions"]
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "message"),
+    [
+        (404, b'{"detail":"Not Found"}', "Not Found"),
+        (422, b'{"detail":[{"loc":["body","n"],"msg":"no"}]}', "body.n: no"),
+        (400, b"{}", "The upstream answered HTTP 400 and did not say why."),
+    ],
+)
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages"])
+async def test_what_it_refuses_in_its_own_words_is_told_in_the_client_s_envelope(
+    outside: Any, path: str, status: int, body: bytes, message: str
+) -> None:
+    server = Server()
+    server.refusal = status, JSON, body
+    async with outside(server) as fleet:
+        answer = await fleet.ask(ID, path=path, max_tokens=9, messages=[USER])
+    assert (answer.status, answer.json["error"]["message"]) == (status, message)
+    assert answer.json["error"]["type"].endswith("_error")
+
+
+KWARGS = b"Unrecognized request argument supplied: chat_template_kwargs"
+PREFILL = b"Unrecognized request arguments supplied: add_generation_prompt, continue_final_message"
+MAX = b"'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead."
+STRICT = {"chat_template_kwargs": KWARGS, "continue_final_message": PREFILL, "max_tokens": MAX}
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_what_a_strict_server_refuses_of_a_translation_it_is_asked_without(
+    outside: Any, stream: bool
+) -> None:
+    server, asked = Server(), {"max_tokens": 9, "stream": stream}
+    server.unknown = STRICT
+    prefill = [USER, {"role": "assistant", "content": "h"}]
+    async with outside(server) as fleet:
+        answers = [
+            await fleet.ask(ID, path="/v1/messages", messages=messages, **asked)
+            for messages in (prefill, prefill, [USER])
+        ]
+    dropped = [answer.header(b"x-cortex-dropped") for answer in answers]
+    fields = b"add_generation_prompt, chat_template_kwargs, continue_final_message"
+    assert [answer.status for answer in answers] == [200, 200, 200]
+    assert dropped == [fields, fields, b"chat_template_kwargs"]
+    # Only the first one had to find out.
+    assert len(server.paths) == 4 + 1 + 1
+    sent = json.loads(server.asked[-1][2])
+    assert (sent["max_completion_tokens"], "max_tokens" in sent) == (9, False)
+    assert sent["messages"] == [USER]
+
+
+@pytest.mark.parametrize(
+    "told",
+    [b"'max_tokens' is too large", b"no", b"max_completion_tokens", b"chat_template_kwargs"],
+)
+async def test_any_other_refusal_stands_as_it_is(outside: Any, told: bytes) -> None:
+    server = Server()
+    server.unknown = {"messages": told}
+    async with outside(server) as fleet:
+        asked = {"max_tokens": 9, "chat_template_kwargs": {}, "messages": [USER]}
+        answer = await fleet.ask(ID, **asked)
+        server.unknown = {}
+        assert (await fleet.ask(ID, **asked)).status == 200
+    assert (answer.status, answer.body) == (
+        400,
+        b'{"error":{"message":"%b","type":"x"}}' % told,
+    )
+    # What did not help is not left out the next time.
+    assert json.loads(server.asked[-1][2]) == {"model": ID, **asked}
+
+
+@pytest.mark.parametrize("body", [b"{}", b"<html>"])
+async def test_a_redirect_is_no_answer(outside: Any, body: bytes) -> None:
+    server = Server()
+    server.refusal = 302, [*JSON, (b"location", b"/login")], body
+    async with outside(server) as fleet:
+        answer = await fleet.ask(ID)
+    assert (answer.status, answer.json["error"]["code"]) == (502, "upstream_protocol_error")
+    assert (answer.header(b"location"), answer.header(b"retry-after")) == (None, b"2")
+
+
+@pytest.mark.parametrize(
+    ("status", "sent", "after"),
+    [
+        (502, None, b"2"),
+        (503, None, b"5"),
+        (504, None, b"5"),
+        (504, b"9", b"9"),
+        (500, None, None),
+        (429, None, None),
+    ],
+)
+async def test_what_may_work_later_says_when(
+    outside: Any, status: int, sent: bytes | None, after: bytes | None
+) -> None:
+    server, told = Server(), b'{"error":{"message":"why"}}'
+    server.refusal = status, [*JSON, *([(b"Retry-After", sent)] if sent else [])], told
+    async with outside(server) as fleet:
+        answer = await fleet.ask(ID)
+    assert (answer.status, answer.header(b"retry-after"), answer.body) == (status, after, told)
 
 
 async def test_it_is_listed_with_its_models_and_where_they_are(fake: Any, outside: Any) -> None:

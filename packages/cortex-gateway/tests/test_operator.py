@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from cortex_core.catalogue import Model
+from cortex_core.errors import LoadFailedError
+from cortex_core.node import Activation, Health
 from cortex_core.testing import Collected, collect, make_device, make_discovery, make_state
 
 GPU = make_discovery(make_device(0, 24_000), harnesses=("echo",))
@@ -57,6 +59,24 @@ async def test_a_load_has_others_make_room_and_says_who_may_not(fake: Any, start
     assert neuron.moves == [("unload", "x")]
 
 
+async def test_what_is_pinned_is_declared_or_somewhere_by_any_of_its_names(
+    fake: Any, start: Any
+) -> None:
+    neuron = fake(make_state("hub:org/y"), found=GPU)
+    neuron.health = Health(uptime_secs=1.0, activation=Activation(pending=["soon"]))
+    async with start(neuron, models=MODELS, aliases={"alias": "m"}) as fleet:
+        for name, model in {"alias": "m", "org/y": "hub:org/y", "soon": "soon"}.items():
+            told = await done(fleet, "models/pin", model_id=name)
+            assert told == at("pinned", model, None)
+        told = await done(fleet, "models/unpin", model_id="org/y")
+        assert told == at("unpinned", "hub:org/y", None)
+        pins = {model for _, model in fleet.gateway.fleet.view().pins}
+        assert pins == {"m", "soon"}
+        # whatever left meanwhile
+        told = await done(fleet, "models/unpin", model_id="nobody")
+        assert told == at("unpinned", "nobody", None)
+
+
 async def test_a_model_goes_to_sleep_wakes_and_goes(fake: Any, start: Any) -> None:
     neuron = fake(make_state("m", can_sleep=True), make_state("x"), found=make_discovery())
     async with start(neuron) as fleet:
@@ -75,6 +95,56 @@ async def test_a_model_goes_to_sleep_wakes_and_goes(fake: Any, start: Any) -> No
 async def test_nothing_to_unload_of_a_declared_model_is_no_error(fake: Any, start: Any) -> None:
     async with start(fake(), models=MODELS) as fleet:
         assert await done(fleet, "models/unload", model_id="m") == []
+
+
+async def test_what_comes_up_since_the_last_look_is_unloaded(fake: Any, start: Any) -> None:
+    neuron, begun, gone = fake(found=GPU), asyncio.Event(), asyncio.Event()
+    move = neuron.move
+
+    async def load(body: dict[str, Any]) -> None:
+        neuron.states["m"] = make_state("m", "loading")
+        begun.set()
+        await gone.wait()
+        raise LoadFailedError(model="m", node="a", load_kind="unloaded", reason="it was unloaded")
+
+    async def unload(how: str, model_id: str) -> None:
+        await move(how, model_id)
+        gone.set()
+
+    neuron.load, neuron.move = load, unload
+    async with start(neuron, models=MODELS) as fleet:
+        asked = asyncio.create_task(fleet.ask("m"))
+        await begun.wait()
+        answer = await order(fleet, "models/sleep", model_id="m")
+        assert (answer.status, answer.json["error"]["code"]) == (503, "model_loading")
+        assert await done(fleet, "models/unload", model_id="m") == at("unloaded")
+        assert (await asked).status == 502
+    assert neuron.moves == [("unload", "m")]
+
+
+@pytest.mark.parametrize("verb", ["unload", "sleep", "wake"])
+async def test_what_has_yet_to_come_up_is_told_as_that(fake: Any, start: Any, verb: str) -> None:
+    neuron, begun, go = fake(found=GPU), asyncio.Event(), asyncio.Event()
+    neuron.health = Health(uptime_secs=1.0, activation=Activation(pending=["soon"]))
+    load = neuron.load
+
+    async def wait(body: dict[str, Any]) -> None:
+        begun.set()
+        await go.wait()
+        await load(body)
+
+    neuron.load = wait
+    async with start(neuron, fake(), models=MODELS) as fleet:
+        asked = asyncio.create_task(fleet.ask("m"))
+        await begun.wait()
+        for name in ("m", "soon"):
+            answer = await order(fleet, f"models/{verb}", model_id=name)
+            assert (answer.status, answer.json["error"]["code"]) == (503, "model_loading")
+            assert "is loading on a" in answer.json["error"]["message"]
+        assert await done(fleet, f"models/{verb}", model_id="m", node="b") == []
+        go.set()
+        assert (await asked).status == 200
+    assert neuron.moves == []
 
 
 async def test_work_ends_before_a_model_is_unloaded_by_hand(fake: Any, start: Any) -> None:
@@ -146,6 +216,8 @@ async def test_a_plan_tells_what_each_node_would_do(fake: Any, start: Any) -> No
         ("models/load", {"model_id": "m", "node": "z"}, 400, "invalid_request_body"),
         ("models/load", {"model": "m"}, 400, "invalid_request_body"),
         ("models/pin", {"model_id": "m", "node": "z"}, 400, "invalid_request_body"),
+        ("models/pin", {"model_id": "nobody"}, 404, "model_not_found"),
+        ("models/pin", {"model_id": "nobody", "node": "a"}, 404, "model_not_found"),
         ("models/fly", {"model_id": "m"}, 404, "route_not_found"),
         ("nodes/drain", {"node": "z"}, 400, "invalid_request_body"),
         ("nodes/fly", {"node": "a"}, 404, "route_not_found"),

@@ -281,17 +281,14 @@ async def test_the_service_manager_is_told_of_start_reload_and_end(
     assert heard[1].split("\n")[1].startswith("MONOTONIC_USEC=")
 
 
-def test_an_alias_of_what_nobody_declares_is_said() -> None:
+def test_what_is_likely_not_meant_is_said() -> None:
     catalogue = Catalogue(models=[Model(id="m")], aliases={"a": "m", "b": "gone"})
     found = CatalogueStatus(path="/x", found=True, models=1, aliases=2)
     with structlog.testing.capture_logs() as logged:
-        announce_declared(catalogue, found)
+        announce_declared(Config(), catalogue, found)
     (entry,) = logged
-    assert (entry["event"], entry["model"], entry["served_model"]) == (
-        "alias of an undeclared model",
-        "b",
-        "gone",
-    )
+    assert entry["event"] == "this may be meant otherwise"
+    assert "the alias 'b' names 'gone'" in entry["reason"]
 
 
 def test_what_differs_is_named_where_it_counts_from_the_next_start_on() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 import pytest
+import structlog
 
 from cortex_core.catalogue import Catalogue, Model
 from cortex_core.errors import OperatorError
@@ -79,6 +80,19 @@ def test_an_invalid_catalogue_is_named_with_its_line(
         serve.read_catalogue(path)
     assert message in caught.value.message
     assert str(path) in caught.value.message
+
+
+def test_variables_of_others_of_ours_are_no_mistake(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("CORTEX_ENDPOINT", "CORTEX_KEY", "CORTEX_GIT_SHA", "CORTEX_PORT"):
+        monkeypatch.setenv(name, "x")
+    monkeypatch.setenv("CORTEX_POLL__MISSES", "7")
+    (tmp_path / "cortex.toml").write_text("")
+    with structlog.testing.capture_logs() as logged:
+        config, _, _ = serve.read(tmp_path / "cortex.toml")
+    assert [entry["variable"] for entry in logged] == ["CORTEX_PORT"]
+    assert config.poll.misses == 7
 
 
 def test_the_example_catalogue_is_read() -> None:

@@ -35,6 +35,11 @@ SPACED = b"".join(
     event.replace(b":", b": ").replace(b",", b", ").replace(b"data: ", b"data:")
     for event in (ONE, TWO, FINISH, CHUNK)
 )
+# As Jackson writes JSON: a space on both sides of the colon.
+WIDE = b"".join(
+    event.replace(b'":', b'" : ').replace(b",", b", ") for event in (ROLE, ONE, TWO, FINISH, CHUNK)
+)
+WIDE_ERROR = sse.write_data(b'{"error" : {"message" : "m", "code" : "engine_died"}}')
 ERROR = sse.write_data(b'{"error":{"message":"m","type":"api_error","code":"engine_died"}}')
 USAGE = Usage(prompt_tokens=7, completion_tokens=3, total_tokens=10)
 
@@ -89,6 +94,14 @@ def check(stream: bytes, expected: Read, chat: bool = True) -> None:
         (b"data: no json\n\n" + ONE + FINISH, Read(b"", None, 1)),
         (ONE + b'data: {"error":"no memory"}\n\n', Read(b"", None, 1, "unknown")),
         (SPACED, Read(b"", USAGE, 2)),
+        (WIDE, Read(b"", USAGE, 2)),
+        (ONE + WIDE_ERROR, Read(b"", None, 1, "engine_died")),
+        (ONE + event('{"content":"finish_reason"}') + FINISH, Read(b"", None, 2)),
+        (event('{"content":"a"}', '""') + TWO + FINISH, Read(b"", None, 2)),
+        (
+            ONE + FINISH + CHUNK.replace(b'"completion_tokens":3', b'"completion_tokens":null'),
+            Read(b"", Usage(prompt_tokens=7, total_tokens=10), 1),
+        ),
         (event('{"tool_calls":[{"index":0}]}') + event("{}", '"tool_calls"'), Read(b"", None, 1)),
         (ONE + FINISH + TWO.replace(b'{"delta"', b'{"index":1,"delta"') + LAST, Read(b"", None, 3)),
         (ONE + FINISH + event('{"content":""}'), Read(b"", None, 2)),
@@ -194,6 +207,7 @@ def test_done_without_its_empty_line_is_an_end() -> None:
 @pytest.mark.parametrize(
     "stream",
     [b"", ROLE, ONE + TWO, ONE + CHUNK, ONE + COMMENT, SPACED.replace(b'"stop"', b"null"),
+     WIDE.replace(b'"stop"', b"null"), ONE + event("{}", '""'), ONE + b'data: {"finish_reason":"stop"\n\n',
      event(r'{"content":"\"finish_reason\":\"stop\""}')],
 )  # fmt: skip
 def test_done_without_a_finish_reason_is_no_end_at_any_cut(stream: bytes, chat: bool) -> None:
@@ -281,6 +295,8 @@ def test_tokens_are_the_reported_ones_and_deltas_without_them() -> None:
     meter = make_meter()
     meter.feed(ONE + TWO)
     assert meter.completion_tokens == 2
+    meter.feed(sse.write_data(b'{"usage":{"prompt_tokens":null,"completion_tokens":null}}'))
+    assert (meter.prompt_tokens, meter.completion_tokens) == (0, 2)
     meter.feed(COMMENT)
     assert meter.completion_tokens == 3
 

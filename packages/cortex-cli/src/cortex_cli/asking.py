@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import click
 
 from cortex_cli.client import Gateway, open_gateway
-from cortex_core.errors import UpstreamConnectionError
+from cortex_core.errors import RouteNotFoundError, UpstreamConnectionError
 from cortex_core.http.client import RefusedError
 from cortex_core.wire import GATEWAY_PORT
 
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 F = Callable[..., Any]
 
-UNAUTHORIZED = 401
+_UNAUTHORIZED, _NOT_FOUND = 401, 404
 
 
 def gateway_options(function: F) -> F:
@@ -52,8 +52,8 @@ def ask(endpoint: str, key: str | None, question: Callable[[Gateway], Awaitable[
     """Ask a gateway, from outside of any event loop.
 
     Raises:
-        click.ClickException: nobody answers there, or it wants another key.
-        RefusedError, CortexError: as `Client.ask`.
+        click.ClickException: nobody answers there, or refuses.
+        CortexError: as `Client.ask`.
     """
     return asyncio.run(_ask(endpoint, key, question))
 
@@ -67,15 +67,21 @@ async def _ask(endpoint: str, key: str | None, question: Callable[[Gateway], Awa
                 f"No gateway answers at {endpoint}. `cortex serve` starts one; --endpoint says where another is. ({error})"
             ) from None
         except RefusedError as refused:
-            if refused.status != UNAUTHORIZED:
-                raise
-            raise click.ClickException(explain_key(endpoint, key)) from None
+            raise click.ClickException(explain_refusal(refused, endpoint, key)) from None
 
 
-def explain_key(endpoint: str, key: str | None) -> str:
-    """What to do where the gateway wants another key."""
-    what = "takes no orders without the operators' key" if key is None else "does not know this key"
-    return (
-        f"The gateway at {endpoint} {what}. It is `[fleet] key` in its cortex.toml; "
-        "give it by the variable CORTEX_KEY, or by --key."
-    )
+def explain_refusal(refused: RefusedError, endpoint: str, key: str | None) -> str:
+    """What to do about it, else the words of who refuses."""
+    if refused.status == _UNAUTHORIZED:
+        what = (
+            "takes no orders without the operators' key"
+            if key is None
+            else "does not know this key"
+        )
+        return (
+            f"The gateway at {endpoint} {what}. It is `[fleet] key` in its cortex.toml; "
+            "give it by the variable CORTEX_KEY, or by --key."
+        )
+    if refused.status == _NOT_FOUND and refused.code in (None, RouteNotFoundError.code):
+        return f"What answers at {endpoint} is no gateway's API; --endpoint says where that is. ({refused.message})"
+    return refused.message

@@ -67,6 +67,18 @@ def test_a_gateway_s_catalogue_is_checked_with_it(tmp_path: Path) -> None:
     assert "lacks the key `id`" in said
 
 
+def test_what_is_likely_not_meant_is_told_and_no_mistake(tmp_path: Path) -> None:
+    text = 'default_model = "nosuch"\n[[neurons]]\nname = "a"\nendpoint = "http://a"\n'
+    path = write(tmp_path, "cortex.toml", text)
+    write(tmp_path, "models.toml", '[[models]]\nid = "m"\npinned_on = ["zz"]\n')
+    code, said = check(path)
+    assert code == 0
+    assert said.splitlines()[2:] == [
+        "Warning: `default_model` is 'nosuch', which no catalogue declares: it is served where a node has it.",
+        "Warning: the model 'm' is pinned on 'zz', which is none of the nodes a.",
+    ]
+
+
 def test_a_neuron_s_configuration_is_checked(tmp_path: Path) -> None:
     assert check(write(tmp_path, "neuron.toml", "port = 1313\n")) == (
         0,

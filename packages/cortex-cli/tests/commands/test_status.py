@@ -74,6 +74,22 @@ def test_what_is_no_gateway_is_told(gateway: str) -> None:
     assert "answered something that cannot be understood" in said
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"error": {"message": "There is no route", "code": "route_not_found"}}',
+        b"There is no route",
+    ],
+)
+def test_what_has_no_routes_of_a_gateway_is_told(gateway: str, body: bytes) -> None:
+    Answers.answer = (404, body)
+    code, said = status("--endpoint", gateway)
+    assert code == 1
+    assert said == (
+        f"Error: What answers at {gateway} is no gateway's API; --endpoint says where that is. (There is no route)\n"
+    )
+
+
 def test_a_refusal_is_told_in_the_gateway_s_words(gateway: str) -> None:
     Answers.answer = (503, b'{"error": {"message": "no time", "code": "shutting_down"}}')
     assert status("--endpoint", gateway) == (1, "Error: no time\n")

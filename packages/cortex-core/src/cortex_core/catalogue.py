@@ -13,6 +13,23 @@ from cortex_core.discovery import Device, Discovery
 # Of models that say nothing else, or that no catalogue names.
 DEFAULT_PRIORITY = 100
 
+# Of a model: what is counted, and makes no sense below 1.
+_COUNTS = (
+    "vram_mb", "min_devices", "min_device_vram_mb", "tensor_parallel", "max_model_len", "kv_cache_mb",
+)  # fmt: skip
+
+
+class MistakeError(ValueError):
+    """A value in a file is wrong, or does not fit something else in it; the operator's fault.
+
+    Attributes:
+        path: keys that lead to what is wrong.
+    """
+
+    def __init__(self, message: str, *path: str | int) -> None:
+        super().__init__(message)
+        self.path = path
+
 
 class Model(EngineSpec, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One `[[models]]` entry: a model that clients may ask for. Takes every field of a spec as well.
@@ -35,6 +52,34 @@ class Model(EngineSpec, frozen=True, kw_only=True, forbid_unknown_fields=True):
     source: str | None = None
     priority: int = DEFAULT_PRIORITY
 
+    def __post_init__(self) -> None:
+        """Refuse what no engine could be asked. Raises MistakeError."""
+        if not self.id.strip() or not self.id.isprintable():
+            raise MistakeError(f"`id` is {self.id!r}, which names no model", "id")
+        for key in _COUNTS:
+            value = getattr(self, key)
+            if value is not None and value < 1:
+                raise MistakeError(f"`{key}` is {value}, and must be at least 1", key)
+        if self.devices is not None:
+            self._check_devices(self.devices)
+
+    def _check_devices(self, devices: list[int | str]) -> None:
+        twice = next((device for device in devices if devices.count(device) > 1), None)
+        if twice is not None:
+            raise MistakeError(f"`devices` has '{twice}' twice", "devices")
+        if not devices:
+            raise MistakeError("`devices` is empty; without it, the neuron chooses", "devices")
+        if self._ranks not in (None, len(devices)):
+            wrong = f"`devices` are {len(devices)}, and it is run on {self._ranks}, as its other keys say"
+            raise MistakeError(wrong, "devices")
+
+    @property
+    def _ranks(self) -> int | None:
+        """The tensor-parallel size that is asked for; None: none is."""
+        if self.tensor_parallel is None and self.min_devices > 1:
+            return self.min_devices
+        return self.tensor_parallel
+
     @property
     def uses_devices(self) -> bool:
         """Whether it needs memory of a device. An echo engine needs none, and counts only as what it is said to."""
@@ -48,21 +93,7 @@ class Model(EngineSpec, frozen=True, kw_only=True, forbid_unknown_fields=True):
     def spec(self) -> ModelSpec:
         """What a neuron is asked to load."""
         fields = {name: getattr(self, name) for name in EngineSpec.__struct_fields__}
-        if fields["tensor_parallel"] is None and self.min_devices > 1:
-            fields["tensor_parallel"] = self.min_devices
-        return ModelSpec(model_id=self.loaded_id, **fields)
-
-
-class MistakeError(ValueError):
-    """Something in a file does not fit something else in it; the operator's fault.
-
-    Attributes:
-        path: keys that lead to what is wrong.
-    """
-
-    def __init__(self, message: str, *path: str) -> None:
-        super().__init__(message)
-        self.path = path
+        return ModelSpec(model_id=self.loaded_id, **fields | {"tensor_parallel": self._ranks})
 
 
 class Catalogue(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, dict=True):
@@ -86,8 +117,16 @@ class Catalogue(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         twice = next((model_id for model_id in ids if ids.count(model_id) > 1), None)
         if twice is not None:
             raise ValueError(f"`models` has two entries with the id '{twice}'; ids are unique")
+        self._check_adapters(ids)
         self._check_aliases(ids)
         self._check_fallbacks(ids)
+
+    def _check_adapters(self, ids: list[str]) -> None:
+        for index, model in enumerate(self.models):
+            for name in model.lora or {}:
+                if name in ids:
+                    wrong = f"`lora` has '{name}', which is the id of a model"
+                    raise MistakeError(wrong, "models", index, "lora")
 
     def _check_aliases(self, ids: list[str]) -> None:
         for alias, target in self.aliases.items():

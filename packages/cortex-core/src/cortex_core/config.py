@@ -11,7 +11,7 @@ import re
 import tomllib
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -57,7 +57,7 @@ def read_config(
     try:
         return msgspec.convert(data, kind, strict=False)
     except msgspec.ValidationError as error:
-        raise OperatorError(message=_explain(error, where, text)) from None
+        raise OperatorError(message=_explain(error, kind, where, text)) from None
 
 
 def _read_text(path: Path) -> str:
@@ -136,14 +136,23 @@ def _apply_environment(
 
 
 def _keys_at(kind: object, keys: list[str]) -> list[str]:
-    for key in keys:
+    found = _type_at(kind, keys)
+    return (
+        [field.encode_name for field in msgspec.structs.fields(found)] if _is_struct(found) else []
+    )
+
+
+def _type_at(kind: object, path: Iterable[str | int]) -> object:
+    """Of what is at `path`; None: nothing can be."""
+    for part in path:
         kind = _without_none(kind)
         if _is_struct(kind):
-            kind = {f.encode_name: f.type for f in msgspec.structs.fields(kind)}.get(key)
-        elif typing.get_origin(kind) is dict:
-            kind = typing.get_args(kind)[1]
-    kind = _without_none(kind)
-    return [field.encode_name for field in msgspec.structs.fields(kind)] if _is_struct(kind) else []
+            kind = {f.encode_name: f.type for f in msgspec.structs.fields(kind)}.get(str(part))
+        elif typing.get_origin(kind) is (list if isinstance(part, int) else dict):
+            kind = typing.get_args(kind)[-1]
+        else:
+            return None
+    return _without_none(kind)
 
 
 def _put(data: dict[str, Any], keys: list[str], value: object) -> None:
@@ -164,7 +173,7 @@ def _read_value(variable: str, text: str) -> object:
         ) from None
 
 
-def _explain(error: msgspec.ValidationError, where: str, text: str) -> str:
+def _explain(error: msgspec.ValidationError, kind: object, where: str, text: str) -> str:
     match = _PATH_IN_MESSAGE.match(str(error))
     what, raw = (match["what"], match["path"] or "") if match else (str(error), "")
     path: list[str | int] = [
@@ -175,10 +184,14 @@ def _explain(error: msgspec.ValidationError, where: str, text: str) -> str:
     missing = re.match(r"Object missing required field `(\w+)`", what)
     line = _line_of(text, tuple(path))
     place = f"{where}, line {line}" if line else where
-    key = f" `{_dotted(tuple(path))}`" if path else ""
+    if path:
+        place += f": `{_dotted(tuple(path))}`"
     if missing:
-        return f"{place}:{key} lacks the key `{missing[1]}`."
-    return f"{place}:{key}: {what}."
+        return f"{place} lacks the key `{missing[1]}`."
+    allowed = _type_at(kind, path)
+    if typing.get_origin(allowed) is typing.Literal:
+        what += f", which is none of {', '.join(map(str, typing.get_args(allowed)))}"
+    return f"{place}: {what}."
 
 
 def _dotted(path: tuple[str | int, ...]) -> str:

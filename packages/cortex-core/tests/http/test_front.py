@@ -128,6 +128,19 @@ async def test_a_request_id_that_is_not_sane_is_replaced(sent: bytes) -> None:
     assert own.startswith(b"req_")
 
 
+@pytest.mark.parametrize("encoding", [b"gzip", b"Zstd, identity"])
+async def test_a_body_that_is_compressed_is_refused_by_its_encoding(encoding: bytes) -> None:
+    sent = [(b"content-type", b"application/json"), (b"content-encoding", encoding)]
+    got = await collect(build(), "POST", "/v1/echo", headers=sent, body=b"\x1f\x8b")
+    assert (got.status, got.json["error"]["code"]) == (415, "unsupported_media_type")
+    assert f"Content-Encoding: {encoding.decode()}'" in got.json["error"]["message"]
+
+
+async def test_a_body_that_says_that_it_is_as_it_is_is_taken() -> None:
+    sent = [(b"content-encoding", b"Identity")]
+    assert (await collect(build(), "POST", "/v1/echo", headers=sent, body=b"{}")).status == 200
+
+
 async def test_a_content_type_that_is_no_json_is_refused() -> None:
     got = await collect(build(), "POST", "/v1/echo", headers=[(b"content-type", b"image/png")])
     assert (got.status, got.json["error"]["code"]) == (415, "unsupported_media_type")

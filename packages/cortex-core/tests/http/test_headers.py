@@ -8,6 +8,10 @@ def test_credentials_and_what_is_ours_stay_behind() -> None:
     sent = [
         (b"authorization", b"Bearer k"),
         (b"x-api-key", b"k"),
+        (b"api-key", b"k"),
+        (b"x-goog-api-key", b"k"),
+        (b"openai-organization", b"o"),
+        (b"openai-project", b"p"),
         (b"cookie", b"c"),
         (b"connection", b"keep-alive"),
         (b"host", b"h"),

@@ -58,6 +58,10 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
                 raise ValueError(
                     f"`{key}` is '{address}', which is not host:port, such as 127.0.0.1:{GATEWAY_PORT}"
                 )
+        if self.metrics_listen == self.listen and not self.listen.endswith(":0"):
+            raise ValueError(
+                f"`metrics_listen` is '{self.metrics_listen}', as `listen` is; each needs an address of its own"
+            )
         if self.workers != 1:
             raise ValueError(
                 f"`workers` is {self.workers}, and can only be 1: two processes would each load, move and count by themselves"
@@ -93,7 +97,8 @@ class EvictionSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
             going and coming back took it there, where that was measured.
         idle_ttl_s: seconds without a request after which a model that nothing pins goes, though nobody wants its
             room; 0: never.
-        drain_s: seconds that a model's running requests have to end, before it makes room.
+        drain_s: seconds that a model's running requests have to end, before it makes room; where they did not it serves on
+            for as long. Who has waited for half of `max_wait_s` has it let end for all that is left of that.
         max_wait_s: seconds that a request waits for room.
         defrag_after_cycles: unloads and wakes on a node, each of which may leave holes in its devices' memory, after
             which every idle engine there is reloaded once; 0: never.
@@ -171,6 +176,10 @@ class NeuronSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         if not _URL.fullmatch(self.endpoint):
             raise ValueError(
                 f"`endpoint` is '{self.endpoint}', which is not a URL, such as http://10.0.0.5:13131"
+            )
+        if self.kind == "neuron" and self.endpoint.rstrip("/").endswith("/v1"):
+            raise ValueError(
+                f"`endpoint` is '{self.endpoint}', and a neuron has no /v1. Leave it out, or say `kind` = 'openai'"
             )
         if self.secret is not None and self.api_key is not None:
             raise ValueError("`secret` and `api_key` are two words for one thing; give one of them")

@@ -12,6 +12,7 @@ from cortex_core.errors import (
     CannotSleepError,
     InsufficientVramError,
     InvalidRequestBodyError,
+    ModelLoadingError,
     ModelNotFoundError,
 )
 from cortex_core.node import ModelStatus
@@ -174,7 +175,7 @@ class Operator:
 
     async def wake(self, order: ModelOrder) -> DoneAnswer:
         """Have a sleeping model up again; one that does not sleep is not loaded. Raises as `load`."""
-        residents = self._residents(order)
+        residents = await self._residents(order)
         for resident in residents:
             if resident.state.status == ModelStatus.SLEEPING:
                 name = resident.state.id
@@ -187,6 +188,7 @@ class Operator:
         Raises:
             ModelNotFoundError, InvalidRequestBodyError: the caller's fault.
             InsufficientVramError: its work did not end in time.
+            ModelLoadingError: its load has yet to begin, so that it cannot be ended.
         """
         return await self._move_down(order, "unload")
 
@@ -195,11 +197,15 @@ class Operator:
         return await self._move_down(order, "sleep")
 
     def pin(self, order: ModelOrder, *, pinned: bool) -> DoneAnswer:
-        """Have a model never evicted, on the node or on any, or let it be; nothing is moved by it."""
+        """Have a model never evicted, on the node or on any, or let it be; nothing is moved by it.
+
+        Raises:
+            InvalidRequestBodyError: there is no such node.
+            ModelNotFoundError: to pin, nobody declares or has it; what left may be unpinned.
+        """
         if order.node is not None:
             self._check_node(order.node)
-        model_id = find_id(self._fleet.view(), self._catalogue, order.model_id)
-        name = name_of(self._catalogue, model_id)
+        name = self._name_to_pin(order.model_id, must_be=pinned)
         self._fleet.note_pin((order.node or EVERYWHERE, name), pinned=pinned)
         status = "pinned" if pinned else "unpinned"
         log.info("pin changed", model=name, node=order.node, status=status)
@@ -274,7 +280,7 @@ class Operator:
         return _told(
             *[
                 await self._move(resident, how)
-                for resident in self._residents(order)
+                for resident in await self._residents(order)
                 if resident.node.name in self._nodes()  # else it has left while another was moved
             ]
         )
@@ -283,6 +289,8 @@ class Operator:
         state, node = resident.state, resident.node.name
         if how == "sleep" and state.status == ModelStatus.SLEEPING:
             return self._done(resident, state.status, already=True)
+        if how == "sleep" and state.status == ModelStatus.LOADING:
+            raise ModelLoadingError(model=name_of(self._catalogue, state.id), node=node)
         if how == "sleep" and not state.can_sleep:
             raise CannotSleepError(model=state.id, harness=state.harness)
         name = name_of(self._catalogue, state.id)
@@ -295,20 +303,46 @@ class Operator:
         model = name_of(self._catalogue, resident.state.id)
         return Done(status=status, model_id=model, node=resident.node.name, already=already)
 
-    def _residents(self, order: ModelOrder) -> list[Resident]:
-        """Where it is: on the node, or on any."""
+    async def _residents(self, order: ModelOrder) -> list[Resident]:
+        """Where it is: on the node, or on any. Nodes where it comes up are looked at: they may not have listed it yet."""
         if order.node is not None:
             self._check_node(order.node)
+        for node in self._where_it_comes(order):
+            await self._loader.look(node)
         view = self._fleet.view()
         model_id = find_id(view, self._catalogue, order.model_id)
         names = names_of(find_entry(self._catalogue, model_id), model_id)
         there = [r for r in view.residents(*names) if order.node in (None, r.node.name)]
+        if not there and (coming := self._where_it_comes(order)):
+            raise ModelLoadingError(model=names[0], node=coming[0])
         if not there and find_entry(self._catalogue, model_id) is None:
             raise ModelNotFoundError(model=order.model_id)
         movable = [each for each in there if has_lifecycle(each.state)]
         if there and not movable:
             self._check_lifecycle(there[0].node.name, there[0].state.id)
         return movable
+
+    def _where_it_comes(self, order: ModelOrder) -> list[str]:
+        """Nodes where it is brought up, by us or of themselves."""
+        view = self._fleet.view()
+        model_id = find_id(view, self._catalogue, order.model_id)
+        names = names_of(find_entry(self._catalogue, model_id), model_id)
+        nodes = {node for node, name in view.loads if name in names}
+        if place := view.coming(*names):
+            nodes.add(place[0])
+        return sorted(node for node in nodes if order.node in (None, node))
+
+    def _name_to_pin(self, name: str, *, must_be: bool) -> str:
+        """What the gateway calls a model. Raises ModelNotFoundError where it must be, and is not."""
+        view = self._fleet.view()
+        model_id = find_id(view, self._catalogue, name)
+        if find_entry(self._catalogue, model_id):
+            return name_of(self._catalogue, model_id)
+        if there := view.residents(model_id):  # a bare name stands for its only bearer
+            return there[0].state.id
+        if must_be and not view.knows(model_id) and view.coming(model_id) is None:
+            raise ModelNotFoundError(model=name)
+        return model_id
 
     def _has_lifecycle(self, node: str, model_id: str) -> bool:
         state = self._fleet.node(node).state(model_id)

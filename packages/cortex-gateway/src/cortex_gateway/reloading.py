@@ -16,6 +16,7 @@ from cortex_core.catalogue import Catalogue
 from cortex_core.errors import OperatorError
 from cortex_gateway.app import Gateway
 from cortex_gateway.config import Config
+from cortex_gateway.doubts import find_doubts
 from cortex_gateway.status import CatalogueStatus
 
 log = logs.get(__name__)
@@ -61,7 +62,7 @@ class Reloading:
             self._gateway.operations.note_config_error(error.message)
             log.error("configuration is wrong, the one before stays", reason=error.message)
             return
-        announce_declared(catalogue, found)
+        announce_declared(config, catalogue, found)
         stale = differences(self._config, config)
         changes = await self._gateway.adopt(config, catalogue, found)
         if stale:
@@ -75,15 +76,14 @@ class Reloading:
         )
 
 
-def announce_declared(catalogue: Catalogue, found: CatalogueStatus) -> None:
-    """Say aloud what is allowed in a catalogue, and may be meant otherwise."""
+def announce_declared(config: Config, catalogue: Catalogue, found: CatalogueStatus) -> None:
+    """Say aloud what is allowed, and may be meant otherwise."""
     if not found.found:
         log.warning("no catalogue, serving what neurons have loaded", path=found.path)
     elif not catalogue.models:
         log.warning("empty catalogue, serving what neurons have loaded", path=found.path)
-    for alias, target in catalogue.aliases.items():
-        if catalogue.find(target) is None:
-            log.warning("alias of an undeclared model", model=alias, served_model=target)
+    for doubt in find_doubts(config, catalogue):
+        log.warning("this may be meant otherwise", reason=doubt)
 
 
 def differences(started: Config, now: Config) -> list[str]:

@@ -18,6 +18,8 @@ from cortex_gateway.status import CatalogueStatus
 log = logs.get(__name__)
 
 PREFIX = "CORTEX_"
+# Ours, and no settings: of the commands that ask a gateway, and of packagers.
+_NO_SETTINGS = frozenset({"CORTEX_ENDPOINT", "CORTEX_KEY", build.SHA_VARIABLE})
 
 
 def main(config_path: Path | None) -> None:
@@ -35,7 +37,8 @@ def main(config_path: Path | None) -> None:
 
 def read(config_path: Path | None) -> tuple[Config, Catalogue, CatalogueStatus]:
     """Everything that is configured, as it is now. Raises OperatorError."""
-    config = read_config(Config, config_path, prefix=PREFIX)
+    environ = {name: value for name, value in os.environ.items() if name not in _NO_SETTINGS}
+    config = read_config(Config, config_path, prefix=PREFIX, environ=environ)
     return config, *read_catalogue(catalogue_path(config, config_path))
 
 
@@ -79,7 +82,7 @@ async def serve(
     except BaseException:
         sock.close()
         raise
-    announce_declared(catalogue, found)
+    announce_declared(config, catalogue, found)
     async with open_gateway(config, catalogue, found) as gateway:
         ended = asyncio.Event()
         async with asyncio.TaskGroup() as tasks:

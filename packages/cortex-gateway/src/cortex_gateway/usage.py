@@ -8,13 +8,39 @@ import msgspec
 
 from cortex_core import openai, sse
 from cortex_core.errors import CortexError, UpstreamProtocolError
-from cortex_core.openai import Usage
+from cortex_core.openai import CompletionDetails, PromptDetails, Usage
 from cortex_core.wire import USAGE_COMMENT
+from cortex_gateway.foreign_errors import write_envelope
 
 # Below it the window of a stream holds too few arrivals to make a rate of.
 MIN_WINDOW_S = 0.1
-# How a choice begins to tell why it ends, in the two ways of writing JSON that are in use.
-_STOP, _STOP_SPACED = b'"finish_reason":"', b'"finish_reason": "'
+# How a choice says that it goes on, in the two ways of writing JSON that are in use.
+_FINISH, _NO_FINISH, _NO_FINISH_SPACED = (
+    b'"finish_reason"',
+    b'"finish_reason":null',
+    b'"finish_reason": null',
+)
+
+
+class ToldUsage(msgspec.Struct, frozen=True):
+    """The usage as any server tells it. Some say null for what they do not count."""
+
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    total_tokens: int | None = None
+    prompt_tokens_details: PromptDetails | None = None
+    completion_tokens_details: CompletionDetails | None = None
+
+    def known(self, completion_tokens: int = 0) -> Usage:
+        """Its counts. `completion_tokens`: of the answer, where it does not say."""
+        told = self.completion_tokens
+        return Usage(
+            prompt_tokens=self.prompt_tokens or 0,
+            completion_tokens=completion_tokens if told is None else told,
+            total_tokens=self.total_tokens or 0,
+            prompt_tokens_details=self.prompt_tokens_details,
+            completion_tokens_details=self.completion_tokens_details,
+        )
 
 
 class _Failure(msgspec.Struct, frozen=True):
@@ -24,12 +50,21 @@ class _Failure(msgspec.Struct, frozen=True):
 class _Marks(msgspec.Struct, frozen=True):
     """The fields that an event, or a whole answer, is looked into for."""
 
-    usage: Usage | None = None
+    usage: ToldUsage | None = None
     error: _Failure | str | None = None
+
+
+class _Choice(msgspec.Struct, frozen=True):
+    finish_reason: str | None = None
+
+
+class _Choices(msgspec.Struct, frozen=True):
+    choices: list[_Choice] = []
 
 
 _READ_MARKS = msgspec.json.Decoder(_Marks)
 _READ_USAGE = msgspec.json.Decoder(Usage)
+_READ_CHOICES = msgspec.json.Decoder(_Choices)
 _CHECK = msgspec.json.Decoder(msgspec.Raw)
 
 
@@ -74,12 +109,13 @@ class Meter:
         """Tokens of the prompt; None: none were reported. Who counts one sum alone has a prompt and no answer."""
         if self.usage is None:
             return None
-        return self.usage.prompt_tokens or self.usage.total_tokens - self.usage.completion_tokens
+        others = self.usage.total_tokens - self.usage.completion_tokens
+        return self.usage.prompt_tokens or max(0, others)
 
     @property
     def completion_tokens(self) -> int:
         """Tokens of the answer; where no usage was reported, the deltas that were seen."""
-        return self.usage.completion_tokens if self.usage else self.deltas
+        return (self.usage.completion_tokens if self.usage else 0) or self.deltas
 
     @property
     def tokens_per_s(self) -> float | None:
@@ -96,13 +132,18 @@ class Meter:
         return self._is_whole and self.first_s is not None
 
     def whole(self, status: int, body: bytes) -> tuple[int, bytes]:
-        """An answer that is no stream, complete.
+        """An answer that is no stream, complete; a refusal in the envelope in any case.
 
         Raises:
-            UpstreamProtocolError: it is no JSON, whatever its status says: a proxy's page, or half of something.
+            UpstreamProtocolError: it is no JSON, whatever its status says: a proxy's page, or half of something; or it
+                leads elsewhere.
         """
         if not _is_json(body):
             raise self._broken(f"its answer, of status {status}, is no JSON")
+        if 300 <= status < 400:
+            raise self._broken(f"its answer, of status {status}, leads elsewhere")
+        if status >= 400:
+            body = write_envelope(status, body)
         self._read_whole(body)
         return status, body
 
@@ -186,7 +227,7 @@ class Meter:
     def _read_data(self, data: bytes) -> None:
         if _may_be_special(data):
             self._read_marks(data)
-            self._has_stopped |= self.error_code is not None or _may_be_stop(data)
+            self._has_stopped |= self.error_code is not None or _has_stop(data)
             counts = self._has_content(data)
         else:
             # once content flows, an event with none is the exception, and not worth looking for
@@ -199,7 +240,8 @@ class Meter:
             marks = _READ_MARKS.decode(data)
         except (msgspec.DecodeError, UnicodeDecodeError):
             return
-        self.usage = marks.usage or self.usage
+        if marks.usage is not None:
+            self.usage = marks.usage.known()
         if marks.error is not None:
             code = marks.error.code if isinstance(marks.error, _Failure) else None
             self.error_code = str(code or "unknown")
@@ -219,8 +261,21 @@ def _is_json(body: bytes) -> bool:
 def _may_be_special(data: bytes) -> bool:
     """Whether there may be a usage, an error or a finish in it. Inside of texts the quotes are escaped."""
     # written out: it is asked of every chunk
-    return b'"usage":' in data or b'"error":' in data or _STOP in data or _STOP_SPACED in data
+    return b'"usage"' in data or b'"error"' in data or _may_be_stop(data)
 
 
 def _may_be_stop(data: bytes) -> bool:
-    return _STOP in data or _STOP_SPACED in data
+    """Whether a choice may tell why it ends: of those that speak of it, not each one says null."""
+    told = data.count(_FINISH)
+    return told != data.count(_NO_FINISH) and told != data.count(_NO_FINISH_SPACED)
+
+
+def _has_stop(data: bytes) -> bool:
+    """Whether a choice tells why it ends. Some servers write an empty text for null."""
+    if not _may_be_stop(data):
+        return False
+    try:
+        choices = _READ_CHOICES.decode(data).choices
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return False
+    return any(choice.finish_reason for choice in choices)

@@ -42,6 +42,9 @@ ARGUMENTS = [
     '{"a": 1.0}',
     ' {"b": "}", "c": {"d": [{}, "\\n\\"", null]}}',
     '{"path": "x", "text": "line\\nline {} ü"}\n',
+    '"some text {}"',
+    " not even JSON }",
+    "[{}]",
 ]
 ENDS = ["regular"] * 6 + ["no done", "no finish", "neither", "error", "cut", "garbage"]
 THINKING = [("reasoning_content",), ("reasoning",), ("reasoning_content", "reasoning")]

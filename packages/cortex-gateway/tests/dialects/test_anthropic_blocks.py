@@ -59,7 +59,14 @@ def shorten(raw: bytes) -> str:
         ([("0", ""), ("1", "{}")], "0[f0]1[f1|{}]"),
         ([("0", "nu"), ("0", "ll"), ("1", "{}")], "0[f0]1[f1|{}]"),
         ([("0", " "), ("0", "{}")], "0[f0| {}]"),
-        ([("0", "nul"), ("0", "{}")], "0[f0|nul{}]"),
+        # No object: told as one at its end, and what comes meanwhile waits.
+        ([("0", "nul"), ("0", "{}")], '0[f0|{"INVALID_JSON":"nul{}"}]'),
+        (
+            [("0", '"a'), ("text", "b"), ("0", '"}'), ("1", "{}")],
+            '0[f0|{"INVALID_JSON":"\\"a\\"}"}]1[text|b]2[f1|{}]',
+        ),
+        ([("0", " ["), ("0", "1]")], '0[f0|{"INVALID_JSON":" [1]"}]'),
+        ([("0", "5"), ("1", "null")], '0[f0|{"INVALID_JSON":"5"}]1[f1]'),
         # White space after the end is no argument.
         ([("0", "{}"), ("1", "{}"), ("0", "\n")], "0[f0|{}]1[f1|{}]"),
         # Nested beyond what can be read: told at the end.

@@ -106,8 +106,10 @@ def say(blocks: list[dict[str, Any]]) -> tuple[str, str, list[Any]]:
 
 
 def read_input(said: str) -> Any:
+    """An object, or the beginning of one, which no stream can take back; clients break at anything else."""
     if not said.strip():
         return {}
+    need(said.lstrip().startswith("{"), "an input that is no object")
     try:
         return json.loads(said)
     except ValueError:

@@ -47,6 +47,9 @@ def test_the_least_request() -> None:
 
 THINKS = {"chat_template_kwargs": {"enable_thinking": True}}
 
+THOUGHT = {"type": "thinking", "thinking": "Hm", "signature": "s"}
+CALLED = {"type": "tool_use", "id": "c", "name": "f", "input": {}}
+CALL = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any], list[str]]] = {
     "sampling": (
         {"temperature": 0.5, "top_p": 1, "top_k": 20, "stop_sequences": ["a", "b"]},
@@ -222,6 +225,27 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], list[str]]] = {
         },
         [],
     ),
+    "one that has said nothing is begun anew": (
+        {"messages": [HI, {"role": "assistant", "content": ""}]},
+        {"messages": [HI]},
+        [],
+    ),
+    "so is one that has only thought": (
+        {"messages": [HI, {"role": "assistant", "content": [THOUGHT]}]},
+        {"messages": [HI]},
+        ["thinking"],
+    ),
+    "a turn that says nothing stays in the middle": (
+        {"messages": [HI, {"role": "assistant", "content": []}, HI]},
+        {"messages": [HI, {"role": "assistant", "content": ""}, HI]},
+        [],
+    ),
+    "a call without a text is no empty turn": (
+        {"messages": [HI, {"role": "assistant", "content": [CALLED]}]},
+        {"messages": [HI, {"role": "assistant", "content": None, "tool_calls": [CALL]}]},
+        [],
+    ),
+    "the least of top_p": ({"top_p": 0}, {"top_p": 1e-06}, []),
 }
 
 

@@ -4,7 +4,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from cortex_core.errors import UpstreamProtocolError
+from cortex_core.errors import UpstreamProtocolError, WrongModalityError, write_openai
 from cortex_gateway.dialects.anthropic_parts import SIGNATURE
 from cortex_gateway.dialects.anthropic_response import (
     write_message,
@@ -60,6 +60,11 @@ def test_an_answer_has_all_that_the_schema_requires() -> None:
             "service_tier": "standard",
         },
     }
+
+
+def test_counts_that_are_null_are_none() -> None:
+    usage = write(answer(usage={"prompt_tokens": 9, "completion_tokens": None}))["usage"]
+    assert (usage["input_tokens"], usage["output_tokens"]) == (9, 0)
 
 
 def test_an_answer_without_id_is_called_by_the_request() -> None:
@@ -198,21 +203,18 @@ def test_an_error_has_anthropics_type_for_its_status(status: int, kind: str) -> 
     }
 
 
-@pytest.mark.parametrize(
-    ("body", "message"),
-    [
-        (b'{"error":"why"}', "why"),
-        (b'{"message":"why"}', "why"),
-        (b'{"detail":"why"}', "why"),
-        (b'{"detail":[1]}', "The upstream answered HTTP 502 and did not say why."),
-        (b'{"error":null}', "The upstream answered HTTP 502 and did not say why."),
-        (b"[]", "The upstream answered HTTP 502 and did not say why."),
-        (b"<html>", "The upstream answered HTTP 502 and did not say why."),
-        (b"", "The upstream answered HTTP 502 and did not say why."),
-    ],
-)
-def test_an_error_of_any_shape_has_a_message(body: bytes, message: str) -> None:
-    assert decode(write_upstream_error(502, body, "r"))["error"]["message"] == message
+def test_an_error_of_another_shape_has_a_message_and_its_facts() -> None:
+    body = b'{"detail":"why","node":"n"}'
+    told = decode(write_upstream_error(502, body, "r"))["error"]
+    assert told == {"type": "api_error", "message": "why", "detail": "why", "node": "n"}
+
+
+def test_an_embedder_is_told_of_the_path_that_the_client_asked() -> None:
+    path = "/v1/chat/completions"
+    error = WrongModalityError(model="e", path=path, capabilities="embeddings")
+    told = decode(write_upstream_error(422, write_openai(error), "r"))["error"]
+    assert "does not serve /v1/messages; it has" in told["message"]
+    assert (told["path"], told["capabilities"]) == ("/v1/messages", "embeddings")
 
 
 def test_a_prompt_that_is_too_long_is_told_in_the_words_clients_look_for() -> None:

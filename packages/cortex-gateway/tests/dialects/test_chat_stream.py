@@ -103,3 +103,19 @@ def test_pieces_of_every_kind_stand_for_tokens_where_no_usage_is_told() -> None:
     deltas = [{"reasoning": "a"}, {"content": "b"}, {"refusal": "c"}, {"content": ""}]
     stream.feed(b"".join(map(chunk, deltas)) + STOP + sse.DONE)
     assert stream.told == ["thinks a", "says b", "refuses c", "stop after 3"]
+
+
+def test_a_finish_reason_that_is_empty_is_none() -> None:
+    stream = Read()
+    stream.feed(chunk({"content": "a"}, "") + chunk({"content": "b"}, "") + sse.DONE)
+    assert stream.told == ["says a", "says b"]
+    stream.feed(STOP + sse.DONE)
+    assert stream.told[2:] == ["stop after 2"]
+
+
+def test_a_usage_that_does_not_count_the_answer_leaves_its_pieces() -> None:
+    stream = Read()
+    usage = {"prompt_tokens": 9, "completion_tokens": None, "total_tokens": None}
+    told = sse.write_data(msgspec.json.encode({"choices": [], "usage": usage}))
+    stream.feed(chunk({"content": "a"}) + STOP + told + sse.DONE)
+    assert stream.told == ["says a", "stop after 1"]

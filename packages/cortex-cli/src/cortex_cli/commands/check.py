@@ -62,13 +62,18 @@ KINDS = {
 def command(config: Path, kind: str | None) -> None:
     """Check a cortex.toml, models.toml or neuron.toml: as the daemon would read it, without the environment.
 
-    Of a gateway configuration the catalogue that it names is checked too.
+    Of a gateway configuration the catalogue that it names is checked too, and what is likely not meant is told.
     """
     name = kind or kind_of(config)
     read = read_config(KINDS[name].config(), config)
     click.echo(f"{config}: a valid {KINDS[name].title}{_found(read)}.")
     if name == "gateway":
-        _check_catalogue(config.parent / getattr(read, "models_config", "models.toml"))
+        catalogue = _check_catalogue(config.parent / read.models_config)
+        find_doubts = installed.load(
+            "cortex_gateway.doubts", "find_doubts", "helexa-cortex-gateway"
+        )
+        for doubt in find_doubts(read, catalogue):
+            click.echo(f"Warning: {doubt}.")
 
 
 def kind_of(path: Path) -> str:
@@ -89,12 +94,13 @@ def kind_of(path: Path) -> str:
     )
 
 
-def _check_catalogue(path: Path) -> None:
-    if path.exists():
-        catalogue = read_config(Catalogue, path)
-        click.echo(f"{path}: a valid {KINDS['catalogue'].title}{_found(catalogue)}.")
-    else:
+def _check_catalogue(path: Path) -> Catalogue:
+    if not path.exists():
         click.echo(f"{path}: not there; the gateway serves what its neurons have loaded.")
+        return Catalogue()
+    catalogue = read_config(Catalogue, path)
+    click.echo(f"{path}: a valid {KINDS['catalogue'].title}{_found(catalogue)}.")
+    return catalogue
 
 
 def _found(read: Any) -> str:

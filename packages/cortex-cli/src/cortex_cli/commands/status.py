@@ -12,7 +12,7 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from cortex_cli.asking import UNAUTHORIZED, ask, explain_key, gateway_options
+from cortex_cli.asking import ask, explain_refusal, gateway_options
 from cortex_cli.client import Gateway, open_gateway, read_fleet
 from cortex_cli.render import render_fleet
 from cortex_core.errors import CortexError
@@ -69,9 +69,7 @@ async def _look(gateway: Gateway, endpoint: str, key: str | None) -> RenderableT
     try:
         seen = render_fleet(read_fleet(await gateway.fleet_raw(), endpoint))
     except RefusedError as refused:
-        wants_key = refused.status == UNAUTHORIZED
-        text = explain_key(endpoint, key) if wants_key else refused.message
-        seen = Text(text, style="red")
+        seen = Text(explain_refusal(refused, endpoint, key), style="red")
     except CortexError as error:
         seen = Text(error.message, style="red")
     return Group(

@@ -47,6 +47,7 @@ Admit = Callable[[Exchange], CortexError | None]
 _SANE_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
 # Bodies that are surely JSON by their declaration, or not declared at all (curl -d says it is a form).
 _JSON_TYPES = (b"application/json", b"application/x-www-form-urlencoded", b"text/plain")
+_PLAIN = b"identity"
 
 
 class Front:
@@ -204,7 +205,7 @@ class Front:
             raise MethodNotAllowedError(method=exchange.method, path=exchange.path, allowed="POST")
         if self._closing.is_set():
             raise ShuttingDownError(daemon=self._daemon)
-        _check_content_type(exchange)
+        _check_content(exchange)
         await exchange.while_here(handler(exchange, body))
 
 
@@ -220,8 +221,14 @@ async def _refuse_handshake(scope: Scope, receive: Receive, send: Send) -> None:
     await send({"type": "websocket.http.response.body", "body": write_openai(error)})
 
 
-def _check_content_type(exchange: Exchange) -> None:
+def _check_content(exchange: Exchange) -> None:
     declared = exchange.header(b"content-type")
+    encoding = exchange.header(b"content-encoding") or _PLAIN
+    if (
+        encoding.lower() != _PLAIN
+    ):  # compressed: as JSON it would be malformed, which tells nobody why
+        told = b"%b, with Content-Encoding: %b" % (declared or _JSON_TYPES[0], encoding)
+        raise UnsupportedMediaTypeError(content_type=told.decode("latin-1"))
     if declared and not declared.split(b";")[0].strip().lower().startswith(_JSON_TYPES):
         raise UnsupportedMediaTypeError(content_type=declared.decode("latin-1"))
 

@@ -9,8 +9,10 @@ Headers = list[tuple[bytes, bytes]]
 HOP_BY_HOP = frozenset(
     b"connection keep-alive proxy-connection proxy-authenticate te trailer transfer-encoding upgrade".split()
 )
-# A client's credentials are for the daemon it asked, never for the next one.
-CREDENTIALS = frozenset(b"authorization proxy-authorization x-api-key cookie".split())
+# A client's credentials, and whose they are, are for the daemon it asked, never for the next one.
+CREDENTIALS = frozenset(
+    b"authorization proxy-authorization x-api-key api-key x-goog-api-key cookie openai-organization openai-project".split()
+)
 # Made anew on each hop. Compressed answers could not be read for usage, so none is asked for.
 _OWN_REQUEST = frozenset(b"host content-length expect accept-encoding x-request-id".split())
 _OWN_ANSWER = frozenset(b"content-length date server set-cookie x-request-id request-id".split())

@@ -9,7 +9,7 @@ call whose arguments are not complete yet is kept open, and what comes meanwhile
 import msgspec
 
 from cortex_gateway.dialects import anthropic_events as events
-from cortex_gateway.dialects.anthropic_parts import write_call
+from cortex_gateway.dialects.anthropic_parts import INVALID_JSON, write_call
 from cortex_gateway.dialects.chat_parts import is_nothing
 
 _ENCODE = msgspec.json.Encoder()
@@ -29,20 +29,27 @@ class Call:
         self.name = name
         self.is_closed = False
         self._pieces: list[str] = []
-        self._is_said = False
+        self._is_object: bool | None = None  # None: nothing but white space has come
 
     def take(self, piece: str) -> str:
         """The next piece of its arguments; returns what of them can be said now.
 
-        Some servers say `null` for no arguments, which clients would take for the input; so nothing is said
-        while it may still become that.
+        Clients break at an input that is no object, which some servers and models write; so nothing of one is said.
         """
         self._pieces.append(piece)
-        if self._is_said:
-            return piece
-        head = "".join(self._pieces)
-        self._is_said = not is_nothing(head)
-        return head if self._is_said else ""
+        if self._is_object is None:
+            piece = "".join(self._pieces)
+            if head := piece.lstrip():
+                self._is_object = head.startswith("{")
+        return piece if self._is_object else ""
+
+    @property
+    def rest(self) -> str:
+        """What is to be said at its end: arguments that are no object, in one; else nothing."""
+        given = "".join(self._pieces)
+        if self._is_object or is_nothing(given):
+            return ""
+        return _ENCODE.encode({INVALID_JSON: given}).decode()
 
     @property
     def is_complete(self) -> bool:
@@ -127,6 +134,8 @@ class Blocks:
             self.out.append(events.signature(self._index))
         elif isinstance(self._open, Call):
             self._open.is_closed = True
+            if rest := self._open.rest:
+                self.out.append(self._delta_start + _ENCODE.encode(rest) + events.DELTA_END)
         self.out.append(events.block_stop(self._index))
         self._open = None
         self._index += 1

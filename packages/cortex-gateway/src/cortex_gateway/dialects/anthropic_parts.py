@@ -13,6 +13,8 @@ from cortex_gateway.dialects.chat_parts import Stop
 # No key signs what a model here thought. Not empty, since some clients drop a block without a signature;
 # "cortex" in base64, since others decode it.
 SIGNATURE = "Y29ydGV4"
+# What Anthropic proposes for input that is no JSON object ("fine-grained tool streaming" in its documentation).
+INVALID_JSON = "INVALID_JSON"
 
 _STOP_REASONS = {
     "stop": "end_turn",

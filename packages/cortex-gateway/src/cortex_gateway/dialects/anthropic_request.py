@@ -3,11 +3,12 @@
 
 | field | becomes |
 |---|---|
-| model, max_tokens, temperature, top_p, top_k | the same |
+| model, max_tokens, temperature, top_k | the same |
+| top_p | the same; for 0, which vLLM refuses, the least that it takes |
 | stream | `stream`, with `stream_options.include_usage` |
 | system, turns of role `system` | one leading system message, their texts in order with an empty line between: templates refuse others |
 | messages | messages; turns of one role in a row are one turn, as Anthropic has it (`anthropic_content` for blocks) |
-| a last turn of the assistant | continued, by `continue_final_message` |
+| a last turn of the assistant | continued, by `continue_final_message`; one that says nothing is left out, as is what it thought |
 | tools, tool_choice | `anthropic_tools` |
 | stop_sequences | stop |
 | thinking | `chat_template_kwargs.enable_thinking`; not asked for means no |
@@ -42,6 +43,8 @@ _CARRIED = (
     " tool_choice output_config output_format"
 ).split()
 _NUMBERS = ("temperature", "top_p", "top_k")
+# The likeliest token alone, as 0 means it.
+_LEAST_TOP_P = 1e-6
 
 # How the model may choose among tools is no part of its prompt.
 _NO_PROMPT = frozenset({"tool_choice", "parallel_tool_calls"})
@@ -118,6 +121,8 @@ def _read_messages(fields: dict[str, Any], rules: frozenset[str]) -> Translated:
             if isinstance(number, bool) or not isinstance(number, int | float):
                 raise invalid(name, "must be a number")
             chat[name] = number
+    if chat.get("top_p") == 0:
+        chat["top_p"] = _LEAST_TOP_P
     if stop := optional(fields.get("stop_sequences"), list, "stop_sequences"):
         chat["stop"] = [require(one, str, f"stop_sequences.{at}") for at, one in enumerate(stop)]
     chat |= _write_format(fields, dropped) | _write_user(fields, dropped)
@@ -153,15 +158,28 @@ def _write_prompt(
             messages += anthropic_content.write_user(blocks, dropped)
         else:
             messages.append(anthropic_content.write_assistant(blocks, dropped))
+    begun = _take_begun(messages, dropped)
     chat = {
         "messages": messages,
         **write_tools(fields, dropped),
         **_write_thinking(fields, dropped),
+        **begun,
     }
-    last = messages[-1]
-    if last["role"] == "assistant" and last["content"] and "tool_calls" not in last:
-        chat |= {"continue_final_message": True, "add_generation_prompt": False}
     return chat, fired
+
+
+def _take_begun(messages: list[dict[str, Any]], dropped: Dropped) -> dict[str, Any]:
+    """How an answer that has begun goes on. One that has said nothing is begun anew, so its turn is taken out."""
+    last = messages[-1]
+    if last["role"] != "assistant" or "tool_calls" in last:
+        return {}
+    if last["content"]:
+        return {"continue_final_message": True, "add_generation_prompt": False}
+    if len(messages) > 1:
+        messages.pop()
+        if "reasoning_content" in last:
+            dropped.note("thinking")
+    return {}
 
 
 def _read_turns(

@@ -7,6 +7,7 @@ import msgspec
 
 from cortex_core import anthropic, errors
 from cortex_gateway.dialects.anthropic_parts import (
+    INVALID_JSON,
     SIGNATURE,
     call_id,
     message_id,
@@ -15,15 +16,13 @@ from cortex_gateway.dialects.anthropic_parts import (
     write_stop,
 )
 from cortex_gateway.dialects.chat_parts import Said, is_nothing, read_answer
-
-# What Anthropic proposes for input that is no JSON object ("fine-grained tool streaming" in its documentation).
-INVALID_JSON = "INVALID_JSON"
+from cortex_gateway.dialects.openai_chat import OPENAI_CHAT
+from cortex_gateway.foreign_errors import message_of, read_error
 
 _ENCODE = msgspec.json.Encoder()
-
-
+# What the client asks, and what its upstream is asked.
+_PATH, _ASKED = "/v1/messages", OPENAI_CHAT.path
 _READ_INPUT = msgspec.json.Decoder(dict[str, Any])
-_READ_ANY = msgspec.json.Decoder()
 
 
 def write_message(body: bytes, upstream: str, request_id: str) -> bytes:
@@ -35,7 +34,7 @@ def write_message(body: bytes, upstream: str, request_id: str) -> bytes:
     answer = read_answer(body, upstream)
     said = answer.said
     own_id = message_id(answer.id or request_id)
-    message = write_shell(own_id, answer.model, answer.usage)
+    message = write_shell(own_id, answer.model, answer.cost)
     message["content"] = _write_content(said, own_id)
     message |= write_stop(
         answer.choices[0].stop, has_calls=bool(said.tool_calls), refused=bool(said.refusal)
@@ -68,16 +67,10 @@ def _read_input(arguments: str) -> msgspec.Raw | dict[str, Any]:
 
 def write_upstream_error(status: int, body: bytes, request_id: str) -> bytes:
     """An upstream's error in Anthropic's envelope. Its code and its facts stay, beside Anthropic's own type."""
-    try:
-        answer = _READ_ANY.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        answer = None
-    error = answer.get("error", answer) if isinstance(answer, dict) else None
-    if isinstance(error, str):
-        error = {"message": error}
-    elif not isinstance(error, dict):
-        error = {}
-    return _write_error(anthropic.kind_of(status), error, request_id, f"HTTP {status}")
+    error = read_error(status, body)
+    if error.get("code") == errors.WrongModalityError.code and error.get("path") == _ASKED:
+        error |= {"message": error["message"].replace(_ASKED, _PATH), "path": _PATH}
+    return _write_error(anthropic.kind_of(status), error, request_id)
 
 
 def write_stream_error(error: dict[str, Any], request_id: str) -> bytes:
@@ -88,13 +81,11 @@ def write_stream_error(error: dict[str, Any], request_id: str) -> bytes:
     else:
         known = ("invalid_request_error", "rate_limit_error", "permission_error")
         kind = error["type"] if error.get("type") in known else "api_error"
-    return _write_error(kind, error, request_id, "an error in the stream")
+    error = {**error, "message": message_of(error, "an error in the stream")}
+    return _write_error(kind, error, request_id)
 
 
-def _write_error(kind: str, error: dict[str, Any], request_id: str, what: str) -> bytes:
-    message = error.get("message") or error.get("detail")
-    if not isinstance(message, str):
-        message = f"The upstream answered {what} and did not say why."
-    message = anthropic.message_of(error.get("code"), message)
+def _write_error(kind: str, error: dict[str, Any], request_id: str) -> bytes:
+    message = anthropic.message_of(error.get("code"), error["message"])
     told = {**error, "type": kind, "message": message}
     return _ENCODE.encode({"type": "error", "error": told, "request_id": request_id})

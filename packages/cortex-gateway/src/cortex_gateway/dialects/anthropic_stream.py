@@ -53,7 +53,8 @@ class AnthropicStream(ChatStream[Call]):
 
     def begin(self, chunk: Chunk) -> None:
         self._message_id = message_id(chunk.id or self._request_id)
-        start = events.message_start(self._message_id, chunk.model, chunk.usage)
+        usage = chunk.usage.known() if chunk.usage else None
+        start = events.message_start(self._message_id, chunk.model, usage)
         self.out += (start, events.PING)
 
     def think(self, piece: str) -> None:

@@ -7,6 +7,7 @@ import msgspec
 
 from cortex_core.errors import UpstreamProtocolError
 from cortex_core.openai import Usage
+from cortex_gateway.usage import ToldUsage
 
 _ENCODE = msgspec.json.Encoder()
 
@@ -80,7 +81,7 @@ class Chunk(msgspec.Struct, frozen=True, gc=False):
     created: int | float | None = None
     model: str | None = None
     choices: list[ChunkChoice] | None = None
-    usage: Usage | None = None
+    usage: ToldUsage | None = None
     error: dict[str, Any] | str | None = None
 
 
@@ -104,8 +105,13 @@ class Answer(msgspec.Struct, frozen=True):
     created: int | float | None = None
     model: str | None = None
     choices: list[AnswerChoice] = []
-    usage: Usage | None = None
+    usage: ToldUsage | None = None
     error: dict[str, Any] | None = None
+
+    @property
+    def cost(self) -> Usage:
+        """What it cost, as far as that is told."""
+        return (self.usage or ToldUsage()).known()
 
     @property
     def said(self) -> Said:

@@ -15,6 +15,7 @@ from cortex_core.errors import CortexError, UpstreamProtocolError
 from cortex_core.openai import Usage
 from cortex_gateway.dialects.chat_frames import Frame, find_frame
 from cortex_gateway.dialects.chat_parts import Chunk, ChunkChoice, Said, Stop, ToolCall
+from cortex_gateway.usage import ToldUsage
 
 # Arguments of one call that come in one piece may be a whole file; beyond this it is no answer any more.
 MAX_EVENT_BYTES = 64 * 1024 * 1024
@@ -55,7 +56,7 @@ class ChatStream(ABC, Generic[C]):
         self._call_count = 0
         self._has_begun = False
         self._stop: Stop | None = None
-        self._usage: Usage | None = None
+        self._usage = ToldUsage()
         self._deltas = 0
         self._ended = False
         self._frame: Frame | None = None
@@ -212,7 +213,7 @@ class ChatStream(ABC, Generic[C]):
     def _take_choice(self, choice: ChunkChoice) -> None:
         if choice.delta is not None:
             self._take_delta(choice.delta)
-        if choice.finish_reason is not None:
+        if choice.finish_reason:  # some servers write an empty text for null
             self._stop = Stop(choice.finish_reason, choice.stop_reason)
             if not self._stop.is_known:
                 raise self.broken(f"it ended with finish_reason `{choice.finish_reason}`")
@@ -276,7 +277,7 @@ class ChatStream(ABC, Generic[C]):
             return
         self._ended = True
         # Where no usage was told, the deltas that were seen are the best count of tokens there is.
-        self.finish(self._stop, self._usage or Usage(completion_tokens=self._deltas))
+        self.finish(self._stop, self._usage.known(self._deltas))
 
     def _flush(self) -> bytes:
         out = b"".join(self.out)

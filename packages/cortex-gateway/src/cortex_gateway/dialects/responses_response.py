@@ -5,7 +5,6 @@ from typing import Any
 
 import msgspec
 
-from cortex_core.openai import Usage
 from cortex_gateway.dialects.chat_parts import Said, read_answer
 from cortex_gateway.dialects.responses_parts import (
     call_id,
@@ -44,7 +43,7 @@ def write_response(
     if output and is_cut(stop):
         output[-1]["status"] = "incomplete"
     shell = write_shell(told, own_id, answer.model or model, answer.created)
-    return _ENCODE.encode({**shell, **write_end(stop, output, answer.usage or Usage())})
+    return _ENCODE.encode({**shell, **write_end(stop, output, answer.cost)})
 
 
 def _write_output(said: Said, own_id: str) -> list[dict[str, Any]]:
