@@ -136,3 +136,10 @@ def test_the_tree_in_the_docstring_names_every_class() -> None:
 )
 def test_a_code_has_one_status(code: object, status: int | None) -> None:
     assert errors.status_of(code) == status
+
+
+def test_a_reason_that_ends_a_sentence_does_not_end_it_twice() -> None:
+    error = errors.UpstreamConnectionError(upstream="http://a", reason="it was closed.")
+    assert error.message.endswith("it was closed.")
+    assert not error.message.endswith("..")
+    assert error.facts["reason"] == "it was closed."

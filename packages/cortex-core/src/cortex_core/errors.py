@@ -82,7 +82,10 @@ class CortexError(Exception):
         self.facts = facts
         self.param = param
         self.retry_after_s = self.default_retry_after_s if retry_after_s is None else retry_after_s
-        super().__init__(self.says.format(**facts))
+        told = facts
+        if isinstance(reason := facts.get("reason"), str):  # the sentence around it has a full stop
+            told = {**facts, "reason": reason.removesuffix(".")}
+        super().__init__(self.says.format(**told))
 
     @property
     def message(self) -> str:
@@ -324,7 +327,7 @@ class NoHealthyNodeError(BusyError):
     """Nodes that could serve it are not reachable now."""
 
     code = "no_healthy_node"
-    says = "No node that could serve '{model}' answers now ({reason}). It is retried every few seconds."
+    says = "No node that could serve '{model}' answers now ({reason}). Nodes are looked at every few seconds."
 
 
 class ModelLoadingError(BusyError):

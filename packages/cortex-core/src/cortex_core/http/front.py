@@ -224,9 +224,8 @@ async def _refuse_handshake(scope: Scope, receive: Receive, send: Send) -> None:
 def _check_content(exchange: Exchange) -> None:
     declared = exchange.header(b"content-type")
     encoding = exchange.header(b"content-encoding") or _PLAIN
-    if (
-        encoding.lower() != _PLAIN
-    ):  # compressed: as JSON it would be malformed, which tells nobody why
+    # Compressed it would be malformed as JSON, which tells nobody why.
+    if encoding.lower() != _PLAIN:
         told = b"%b, with Content-Encoding: %b" % (declared or _JSON_TYPES[0], encoding)
         raise UnsupportedMediaTypeError(content_type=told.decode("latin-1"))
     if declared and not declared.split(b";")[0].strip().lower().startswith(_JSON_TYPES):
