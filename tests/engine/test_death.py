@@ -20,36 +20,66 @@ def children() -> set[int]:
     return {int(pid) for thread in threads for pid in thread.read_text().split()}
 
 
-async def test_a_killed_engine_is_told_within_a_second(run_dir: Path, start_model: Any) -> None:
+LONG = {"ignore_eos": True, "temperature": 0}
+ASKED = {
+    "/v1/chat/completions": {
+        "messages": [{"role": "user", "content": "Count."}],
+        "max_tokens": 4000,
+    },
+    "/v1/completions": {"prompt": [10] * 8, "max_tokens": 4000},
+    "/v1/responses": {"input": "Count.", "max_output_tokens": 4000},
+}
+
+
+def read_error(stream: bytes) -> str:
+    """The code of the error that a stream ends in, of any of the paths."""
+    *_, last = [line for line in stream.split(b"\n") if line.startswith(b"data: {")]
+    fields = msgspec.json.decode(last.removeprefix(b"data: "))
+    return str(fields.get("error", fields).get("code"))
+
+
+async def look_on(model: Any) -> None:
+    async with asyncio.timeout(10):
+        while True:  # one that was told to end takes a moment
+            model.engine.activity()
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize(
+    ("signum", "within_s"),
+    # Told to end, EngineCore finishes its step, breaks off what runs, and hands out what there is of it.
+    [(signal.SIGKILL, 1.0), (signal.SIGTERM, 3.0)],
+)
+async def test_a_killed_engine_is_told_at_once(
+    run_dir: Path, start_model: Any, signum: signal.Signals, within_s: float
+) -> None:
     before = children()
     model = await start_model(run_dir)
     (engine_core,) = children() - before
-    asked = {
-        "messages": [{"role": "user", "content": "Count to a hundred."}],
-        "max_tokens": 4000,
-        "ignore_eos": True,
-    }
-    begun = asyncio.Event()
-    path = "/v1/chat/completions"
-    stream = asyncio.create_task(
-        model.post(path, {**asked, "stream": True}, on_message=lambda _: begun.set())
-    )
-    whole = asyncio.create_task(model.post(path, asked))
-    await begun.wait()
+    begun = [asyncio.Event() for _ in ASKED]
+    streams = [
+        model.post(path, {**asked, **LONG, "stream": True}, on_message=lambda _, e=event: e.set())
+        for (path, asked), event in zip(ASKED.items(), begun, strict=True)
+    ]
+    wholes = [model.post(path, {**asked, **LONG}) for path, asked in ASKED.items()]
+    asking = asyncio.gather(*streams, *wholes)
+    async with asyncio.timeout(20):
+        for event in begun:
+            await event.wait()
     killed_s = time.monotonic()
-    os.kill(engine_core, signal.SIGKILL)
-    streamed, answer = await asyncio.gather(stream, whole)
-    assert time.monotonic() - killed_s < 1
-    assert answer.status == 502
-    assert answer.json["error"]["code"] == "engine_died"
-    assert answer.header(b"retry-after") == b"2"
-    *_, error, done, _ = streamed.body.split(b"\n\n")
-    assert msgspec.json.decode(error.removeprefix(b"data: "))["error"]["code"] == "engine_died"
-    assert done == b"data: [DONE]"
-    later = await model.post(path, {**asked, "stream": True})
+    os.kill(engine_core, signum)
+    answers = await asking
+    assert time.monotonic() - killed_s < within_s
+    for streamed in answers[: len(ASKED)]:
+        assert read_error(streamed.body) == "engine_died", streamed.body[-500:]
+    for answer in answers[len(ASKED) :]:
+        assert (answer.status, answer.json["error"]["code"]) == (502, "engine_died")
+        assert answer.header(b"retry-after") == b"2"
+    chat = "/v1/chat/completions"
+    later = await model.post(chat, {**ASKED[chat], **LONG, "stream": True})
     assert (later.status, later.json["error"]["code"]) == (502, "engine_died")
     with pytest.raises(EngineDiedError):
-        model.engine.activity()
+        await look_on(model)
     await model.engine.stop()
     assert list(run_dir.iterdir()) == []
 

@@ -15,6 +15,7 @@ CASES: list[tuple[str, Any, str, str | None, str]] = [
     ("not JSON", b"{", "malformed_json", None, "is not valid JSON: Input data was truncated"),
     ("no object", b"[]", "invalid_request_body", None, "expected an object, found list"),
     ("no messages", {}, "invalid_request_body", "messages", "messages: Field required"),
+    ("null for messages", {"messages": None}, "invalid_request_body", "messages", "messages: Field required"),
     ("messages of a wrong type", {"messages": "x"}, "invalid_request_body", "messages", "should be a valid list"),
     ("no message", {"messages": []}, "invalid_request_body", None, "Provide at least one message"),
     ("no role", {"messages": [{"content": "x"}]}, "invalid_request_body", "messages.0.role", "Field required"),
@@ -43,6 +44,8 @@ CASES: list[tuple[str, Any, str, str | None, str]] = [
     ),
     ("no tokens", {"messages": HELLO, "max_tokens": -1}, "invalid_request_body", "max_tokens", "at least 1, got -1"),
     ("stop", {"messages": HELLO, "stop": 3}, "invalid_request_body", "stop", "should be a valid string"),
+    ("one stop", {"messages": HELLO, "stop": ["a", 3]}, "invalid_request_body", "stop.1", "should be a valid string"),
+    ("many stops", {"messages": HELLO, "stop": ["a"] * 257}, "invalid_request_body", "stop", "at most 256 items"),
     (
         "greedy twice",
         {"messages": HELLO, "n": 2, "temperature": 0},

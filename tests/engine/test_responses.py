@@ -5,6 +5,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
+import msgspec
 import openai
 import pytest
 import pytest_asyncio
@@ -43,6 +44,9 @@ OTHER: Any = {
 }
 TOOLS = [TOOL, OTHER]
 IMAGE = {"type": "input_image", "image_url": "data:image/png;base64,AAAA"}
+SEARCH = {"type": "web_search"}
+LARK = {"type": "grammar", "syntax": "lark", "definition": 'start: "a"'}
+PATCH = {"type": "custom", "name": "apply_patch", "format": LARK}
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
@@ -137,9 +141,13 @@ async def test_what_was_cut_off_says_so(model: Any, stream: bool) -> None:
         assert b"[DONE]" not in answer.body
         last = answer.body.decode().split("\n\n")[-2]
         assert last.startswith("event: response.incomplete\n")
+        response = msgspec.json.decode(last.split("data: ", 1)[1])["response"]
     else:
-        assert answer.json["status"] == "incomplete"
-        assert answer.json["incomplete_details"] == {"reason": "max_output_tokens"}
+        response = answer.json
+    assert response["status"] == "incomplete"
+    assert response["incomplete_details"] == {"reason": "max_output_tokens"}
+    assert [item["status"] for item in response["output"]] == ["incomplete"]
+    assert response["tool_choice"] == "auto"
 
 
 async def test_a_response_tells_which_form_was_asked_for(model: Any) -> None:
@@ -180,6 +188,29 @@ async def test_requests_as_clients_send_them_are_taken(model: Any, fields: Any) 
     assert answer.status == 200, answer.body
 
 
+@pytest.mark.parametrize(
+    ("fields", "names"),
+    [
+        ({"tools": [PATCH, TOOL]}, "tools.custom.format"),
+        ({"tools": [SEARCH], "tool_choice": SEARCH}, "tools.web_search, tool_choice"),
+        ({"tools": [SEARCH], "tool_choice": "required"}, "tools.web_search, tool_choice"),
+        ({"tools": [TOOL, SEARCH], "tool_choice": SEARCH}, "tools.web_search, tool_choice"),
+        ({"include": ["web_search_call.results", "web_search_call.action.sources"]}, "include"),
+    ],
+)
+async def test_what_only_other_servers_can_do_is_named(model: Any, fields: Any, names: str) -> None:
+    answer = await ask(model, max_output_tokens=2, **fields)
+    assert answer.status == 200, answer.body
+    assert answer.header(b"x-cortex-dropped") == names.encode()
+
+
+async def test_only_tools_that_are_allowed_are_called(model: Any) -> None:
+    allowed = {"type": "allowed_tools", "mode": "required", "tools": [OTHER]}
+    answer = await ask(model, WEATHER, tools=TOOLS, tool_choice=allowed)
+    calls = [item["name"] for item in answer.json["output"] if item["type"] == "function_call"]
+    assert set(calls) == {"calculator"}
+
+
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize(
     ("fields", "code"),
@@ -190,12 +221,35 @@ async def test_requests_as_clients_send_them_are_taken(model: Any, fields: Any) 
         ({"input": [{"role": "user", "content": [IMAGE]}]}, "vision_unsupported"),
         ({"input": [{"role": "user", "content": [{"type": ["odd"]}]}]}, "invalid_request_body"),
         ({"input": []}, "invalid_request_body"),
+        ({"tools": [TOOL], "tool_choice": {"type": "function"}}, "invalid_request_body"),
         ({"max_output_tokens": -1}, "invalid_request_body"),
     ],
 )
 async def test_refusals(model: Any, fields: Any, code: str, stream: bool) -> None:
     answer = await ask(model, **{**fields, "stream": stream})
     assert (answer.status, answer.json["error"]["code"]) == (400, code)
+
+
+NAMELESS = {"type": "function_call", "call_id": "c", "name": "f"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "told"),
+    [
+        ({"input": [{**NAMELESS, "arguments": {}}]}, "input.0.arguments", "a valid string"),
+        ({"input": [NAMELESS]}, "input.0.arguments", "Field required"),
+        ({"input": [{"type": "function_call_output", "call_id": "c"}]}, "input.0.output", "Field required"),
+        ({"input": [{"role": "user", "content": [{"type": "odd"}]}]}, "input.0.content.0.type", "'input_text', 'input_image'"),
+        ({"input": [{"role": "user", "content": [{"type": "input_text"}]}]}, "input.0.content.0.text", "Field required"),
+        ({"input": [{"role": "odd", "content": "x"}]}, "input.0.role", "'user', 'assistant'"),
+        ({"input": 3}, "input", "a valid string"),
+        ({"tools": [{"type": "function"}]}, "tools.0.name", "Field required"),
+    ],
+)  # fmt: skip
+async def test_the_field_at_fault_is_named(model: Any, fields: Any, param: str, told: str) -> None:
+    error = (await ask(model, **fields)).json["error"]
+    assert error["param"] == param, error
+    assert told in error["message"]
 
 
 @pytest.mark.parametrize("path", [PATH, "/v1/chat/completions"])

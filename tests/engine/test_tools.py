@@ -49,13 +49,48 @@ async def hear(model: Any, said: Any, **fields: Any) -> Any:
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("thinking", [{}, OFF], ids=["thinking", "not thinking"])
-@pytest.mark.parametrize("choice", ["auto", "required", NAMED], ids=["auto", "required", "named"])
+@pytest.mark.parametrize(
+    "choice", ["auto", "required", NAMED, None], ids=["auto", "required", "named", "null"]
+)
 async def test_a_call_is_made(
     model: Any, choice: Any, thinking: dict[str, Any], stream: bool
 ) -> None:
     heard = await hear(model, ASKED, tools=TOOLS, tool_choice=choice, stream=stream, **thinking)
     assert (heard.content, heard.calls, heard.finish) == (None, CALLED, "tool_calls")
     assert (heard.reasoning is None) is bool(thinking)
+
+
+def counter(**schema: Any) -> list[Any]:
+    parameters = {
+        "type": "object",
+        "properties": {"a": {"type": "integer"}, **schema},
+        "required": ["a"],
+    }
+    return [{"type": "function", "function": {"name": "count", "parameters": parameters}}]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("thinking", [{}, OFF], ids=["thinking", "not thinking"])
+@pytest.mark.parametrize(
+    "choice",
+    ["required", {"type": "function", "function": {"name": "count"}}],
+    ids=["required", "named"],
+)
+async def test_a_call_that_must_be_made_fits_its_schema(
+    model: Any, choice: Any, thinking: dict[str, Any], stream: bool
+) -> None:
+    heard = await hear(
+        model, "Hello", tools=counter(), tool_choice=choice, stream=stream, **thinking
+    )
+    assert heard.finish == "tool_calls"
+    name, arguments = heard.calls[0]
+    assert (name, type(arguments["a"])) == ("count", int)
+
+
+async def test_a_schema_that_cannot_be_held_keeps_no_call_from_being_made(model: Any) -> None:
+    tools = counter(b={"type": "string", "pattern": "(?<=x)y"})
+    heard = await hear(model, "Hello", tools=tools, tool_choice="required", **OFF)
+    assert heard.calls[0][0] == "count"
 
 
 @pytest.mark.parametrize("stream", [False, True])

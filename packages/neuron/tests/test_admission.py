@@ -103,12 +103,24 @@ def test_who_leaves_in_the_instant_of_its_turn_gives_the_place_to_the_next() -> 
     assert (line.at(Stage.RUNNING), line.counts) == ("a3", (1, 0))
 
 
+def test_the_fullest_line_gives_way_to_who_has_none() -> None:
+    line = Line(max_running=1, max_waiting=3)
+    line.enter("a1", "a2", "a3", "b1", "c1")
+    assert (line.at(Stage.OUT), line.woken, line.counts) == ("a3", ["a3"], (1, 3))
+    assert line.places["a3"].gave_way
+    for name in ("d1", "b2"):  # each line has one; who has one has had a place
+        with pytest.raises(QueueFullError):
+            line.enter(name)
+    line.leave("a3", "a1", "a2", "b1")
+    assert line.woken == ["a3", "a2", "b1", "c1"]
+
+
 @pytest.mark.parametrize(
     ("limits", "there", "comes", "kind", "retry_after_s"),
     [
         ({"max_running": 1, "max_waiting": 0}, 1, "b", QueueFullError, 1),
-        ({"max_running": 1, "max_waiting": 3}, 4, "b", QueueFullError, 6),
-        ({"max_running": 1, "max_waiting": 100}, 101, "b", QueueFullError, 120),
+        ({"max_running": 1, "max_waiting": 3}, 4, "a", QueueFullError, 6),
+        ({"max_running": 1, "max_waiting": 100}, 101, "a", QueueFullError, 120),
         ({"max_running": 1, "max_per_principal": 3}, 3, "a", RateLimitExceededError, 4),
         ({"max_per_principal": 3}, 3, "a", RateLimitExceededError, 1),
     ],
@@ -204,6 +216,9 @@ class AnyOrder(RuleBasedStateMachine):
             if place.stage is Stage.WAITING:
                 self.ahead[place] = sum(other.principal == principal for other in self.passed)
                 self.passed[place] = Counter()
+        for place in self._those_away_leave():
+            assert place.gave_way
+            assert place.principal != principal
 
     @precondition(lambda self: self.places)
     @rule(which=st.integers(0, 99))
@@ -240,11 +255,13 @@ class AnyOrder(RuleBasedStateMachine):
         self.admission.turn_away()
         self._those_away_leave()
 
-    def _those_away_leave(self) -> None:
-        for place in [place for place in self.places if place.stage is Stage.OUT]:
+    def _those_away_leave(self) -> list[Place]:
+        away = [place for place in self.places if place.stage is Stage.OUT]
+        for place in away:
             self.places.remove(place)
             self.passed.pop(place)
             self.admission.leave(place)
+        return away
 
     def _note_turns(self) -> None:
         """Those who have their turn now passed everybody who still waits."""

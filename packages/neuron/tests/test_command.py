@@ -161,7 +161,10 @@ async def test_default_models_come_up_in_order_and_one_that_fails_stops_no_other
     assert "asked to fail" in failed["error"]
 
 
-async def test_sigterm_lets_running_answers_end_and_refuses_new_ones(start: Start) -> None:
+@pytest.mark.parametrize("to_all", [False, True], ids=["to the daemon", "to the whole service"])
+async def test_sigterm_lets_running_answers_end_and_refuses_new_ones(
+    start: Start, to_all: bool
+) -> None:
     daemon = await start(ECHO + MODEL.format(SLOW))
     await daemon.ready()
     hosts = daemon.hosts()
@@ -170,7 +173,8 @@ async def test_sigterm_lets_running_answers_end_and_refuses_new_ones(start: Star
     async with asyncio.timeout(5):
         while not (await daemon.get("/health"))["models"][0]["running"]:
             await asyncio.sleep(0.01)
-    daemon.process.send_signal(signal.SIGTERM)
+    for pid in [daemon.process.pid, *(hosts if to_all else [])]:
+        os.kill(pid, signal.SIGTERM)
     async with asyncio.timeout(2):
         while (answer := await daemon.post("/v1/completions", body))[0] == 200:
             pass

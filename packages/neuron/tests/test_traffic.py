@@ -119,6 +119,19 @@ async def test_a_full_queue_is_told_at_once() -> None:
     await first.end()
 
 
+async def test_one_who_gives_way_is_told_that_the_queue_is_full() -> None:
+    link = make_link(max_waiting=2)
+    first, second, third = Holder(link), Holder(link), Holder(link)
+    await until_waiting(link, 2)
+    other = Holder(link, "b")
+    with pytest.raises(QueueFullError, match="2 requests waiting"):
+        await third.task
+    assert counts(link) == (1, 2)
+    for holder in (first, second, other):
+        await holder.end()
+    assert counts(link) == (0, 0)
+
+
 async def test_cancelled_waiters_give_their_places_back() -> None:
     link = make_link(max_per_principal=51)
     first = Holder(link)
@@ -242,15 +255,15 @@ async def go_through(steps: list[tuple[str, int]]) -> None:
     ends: list[asyncio.Event] = []
     requests: list[asyncio.Task[None]] = []
 
-    async def request(end: asyncio.Event, generates: bool) -> None:
+    async def request(end: asyncio.Event, principal: str, generates: bool) -> None:
         with contextlib.suppress(TurnedAwayError, QueueFullError):
-            async with link.place("m", generates=generates):
+            async with link.place("m", principal, generates=generates):
                 await end.wait()
 
     for step, which in steps:
         if step == "come":
             ends.append(asyncio.Event())
-            requests.append(asyncio.create_task(request(ends[-1], which > 1)))
+            requests.append(asyncio.create_task(request(ends[-1], "ab"[which % 2], which > 1)))
         elif step == "end" and ends:
             ends[which % len(ends)].set()
         elif step == "cancel" and requests:

@@ -263,6 +263,11 @@ def kill(pid: int) -> None:
     os.kill(pid, signal.SIGKILL)
 
 
+def end(pid: int) -> None:
+    """EngineCore then breaks off what runs, and hands out what there is of it."""
+    os.kill(pid, signal.SIGTERM)
+
+
 def stop(pid: int) -> None:
     os.kill(pid, signal.SIGSTOP)
 
@@ -273,12 +278,18 @@ def starve(pid: int) -> None:
 
 
 # In how many seconds clients are told.
-WITHIN_S: Mapping[Any, float] = {kill: 1.0, stop: HEARTBEAT_S + 1, starve: HEARTBEAT_S + 1}
+WITHIN_S: Mapping[Any, float] = {
+    kill: 1.0,
+    end: 3.0,
+    stop: HEARTBEAT_S + 1,
+    starve: HEARTBEAT_S + 1,
+}
 
 # The same engine is used on as far as it goes: an order that needs few loads.
 CASES = [
     *((fault, HOST, phase) for fault in (kill, stop) for phase in PHASES),
     *((fault, CORE, phase) for fault in (kill, stop) for phase in PHASES),
+    (end, CORE, decode),
     # Who does nothing, or only writes one more token, needs no more memory.
     *((starve, CORE, phase) for phase in (loading, prefill)),
     *((fault, RANK, phase) for fault in (kill, stop) for phase in PHASES),
@@ -308,9 +319,9 @@ async def test_a_fault_is_told_mended_and_leaves_nothing(
     # A client may be told by the engine's host before the daemon is.
     await until(lambda: pid_of(served, HOST) != host, WITHIN_S[fault])
     assert time.monotonic() - struck_s < WITHIN_S[fault]
-    end = ENDS.get(phase, ModelStatus.LOADED)
-    await until(lambda: status(served) is end, 60)
-    if end is ModelStatus.LOADED:
+    outcome = ENDS.get(phase, ModelStatus.LOADED)
+    await until(lambda: status(served) is outcome, 60)
+    if outcome is ModelStatus.LOADED:
         await answers(served)
-    await nothing_is_left(served, before[end], lost=host)
+    await nothing_is_left(served, before[outcome], lost=host)
     assert link is None or link.admission.running + link.admission.waiting == 0

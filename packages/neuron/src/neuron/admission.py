@@ -2,7 +2,7 @@
 """Which requests of one model run, which wait, and which are refused. The one owner of those counts.
 
 Each principal waits in a line of its own, and the lines take turns: who sends two hundred requests at once does not
-make another's single one wait behind all of them. Pure.
+make another's single one wait behind all of them. Nor does a line that fills the queue shut out who has none in it. Pure.
 """
 
 from collections import Counter, OrderedDict
@@ -33,14 +33,15 @@ class Stage(Enum):
 
 
 class Place:
-    """One request's place. Its stage is changed by Admission alone."""
+    """One request's place. Its stage is changed by Admission alone; `gave_way`: it is out since others needed the place."""
 
-    __slots__ = ("principal", "stage", "wake")
+    __slots__ = ("gave_way", "principal", "stage", "wake")
 
     def __init__(self, principal: str, wake: Callable[[], None]) -> None:
         self.principal = principal
         self.wake = wake
         self.stage = Stage.WAITING
+        self.gave_way = False
 
 
 class Admission:
@@ -79,6 +80,10 @@ class Admission:
         self._settings = settings
         self._fill()
 
+    def queue_full(self, model: str) -> QueueFullError:
+        """What one is told for whom there is no place to wait."""
+        return QueueFullError(model=model, waiting=self._waiting, retry_after_s=self.retry_after_s)
+
     def enter(self, model: str, principal: str, wake: Callable[[], None]) -> Place:
         """Take a place, which must be given back by `leave`: a running one where there is one, else one in the line.
 
@@ -87,7 +92,7 @@ class Admission:
         Raises:
             TurnedAwayError: the engine takes no more work.
             RateLimitExceededError: the principal has as many requests here as it may.
-            QueueFullError: as many wait as may.
+            QueueFullError: as many wait as may, and no line is so long that its last one gives way.
         """
         if self._closed:
             raise TurnedAwayError
@@ -96,9 +101,10 @@ class Admission:
             reason = f"{most} requests for '{model}' are running or waiting, as many as may at once"
             raise RateLimitExceededError(reason=reason, retry_after_s=self.retry_after_s)
         if not self._has_room() and self._waiting >= self._settings.max_waiting:
-            raise QueueFullError(
-                model=model, waiting=self._waiting, retry_after_s=self.retry_after_s
-            )
+            longest = max(self._lines.values(), key=len, default={})
+            if principal in self._lines or len(longest) < 2:
+                raise self.queue_full(model)
+            self._give_way(next(reversed(longest)))
         place = Place(principal, wake)
         self._held[principal] += 1
         if self._has_room():  # then nobody waits: room goes to who waits as soon as there is some
@@ -130,6 +136,12 @@ class Admission:
         """Turn everybody away who waits, and who comes from now on."""
         self._closed = True
         self.turn_away()
+
+    def _give_way(self, place: Place) -> None:
+        self._unqueue(place)
+        self._let_go(place)
+        place.gave_way = True
+        place.wake()
 
     def _has_room(self) -> bool:
         most = self._settings.max_running

@@ -126,8 +126,9 @@ class HostProcess:
         try:
             if not self._exited.is_set():
                 self.note_shared_memory()
+                self._process.stdin.close()  # type: ignore[union-attr]  # started with pipes
                 with contextlib.suppress(ProcessLookupError):
-                    self._process.terminate()
+                    self._process.terminate()  # heard by one that has begun nothing yet
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(within_s):
                         await self._exited.wait()

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from cortex_core import logs
 from cortex_core.errors import OperatorError
+from neuron.host import leash, segments
 
 log = logs.get(__name__)
 
@@ -115,7 +116,10 @@ def _lock(descriptor: int, path: Path) -> None:
 
 
 def _sweep(path: Path) -> None:
+    """Remove the directories of engines, and what their engines have left on the machine."""
     for left in path.glob(f"{ENGINE}*"):
+        leash.end_left(left)
+        segments.sweep_met(left)
         shutil.rmtree(left, ignore_errors=True)
 
 
@@ -125,6 +129,7 @@ def _sweep_left_behind(parent: Path) -> None:
         with contextlib.suppress(OSError, OperatorError):
             if _is_old_and_ours(path):
                 with _locked(path):
+                    _sweep(path)
                     shutil.rmtree(path, ignore_errors=True)
                 log.info("directory of a dead daemon removed", path=str(path))
 

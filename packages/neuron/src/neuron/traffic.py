@@ -55,7 +55,8 @@ class Link:
             generates: it takes the engine's time; else it is only counted.
 
         Raises:
-            QueueFullError, RateLimitExceededError: at once, as Admission says.
+            QueueFullError: at once, or when it gave way to a principal who had none waiting.
+            RateLimitExceededError: at once, as Admission says.
             WaitTimeoutError: its turn did not come in time.
             TurnedAwayError: no turn will come.
         """
@@ -67,6 +68,8 @@ class Link:
         try:
             if place.stage is Stage.WAITING:
                 await _wait(admission, model, place, moved)
+            if place.gave_way:
+                raise admission.queue_full(model)
             if place.stage is Stage.OUT:
                 raise TurnedAwayError
             ended.clear()

@@ -25,6 +25,7 @@ from neuron.host.messages import (
     read_message,
     write_line,
 )
+from neuron.run_dir import open_run_dir
 
 pytestmark = pytest.mark.slow
 
@@ -34,14 +35,14 @@ class Host:
 
     def __init__(self, process: asyncio.subprocess.Process, folder: Path) -> None:
         self.process = process
-        self.folder = folder
+        self.folder = self.engine = folder
         self.socket = str(folder / "http")
 
     async def start(self, model_id: str, harness: str = "echo") -> None:
         spec = ModelSpec(model_id=model_id, harness=harness)
         assert self.process.stdin
         self.process.stdin.write(
-            write_line(Start(spec=spec, socket=self.socket, run_dir=str(self.folder)))
+            write_line(Start(spec=spec, socket=self.socket, run_dir=str(self.engine)))
         )
         await self.process.stdin.drain()
 
@@ -125,11 +126,36 @@ async def test_it_ends_when_the_daemon_s_pipe_closes(host: Host) -> None:
     assert await host.end() == 0
 
 
-async def test_it_ends_at_sigterm_even_while_it_starts(host: Host) -> None:
+async def test_it_ends_even_while_it_starts(host: Host) -> None:
     await host.start("echo/m?load_s=60")
     await host.until(Phase)
-    host.process.send_signal(signal.SIGTERM)
+    assert host.process.stdin
+    host.process.stdin.close()
     assert await host.end() == 0
+
+
+async def test_one_that_is_stopped_is_ended_by_the_daemon_that_follows(host: Host) -> None:
+    (host.folder / "engine-1").mkdir()
+    host.engine = host.folder / "engine-1"
+    await host.start("echo/m")
+    await host.until(Ready)
+    host.process.send_signal(signal.SIGSTOP)
+    with open_run_dir(str(host.folder)):
+        assert await host.end() == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_it_goes_on_when_the_whole_service_is_told_to_end(
+    host: Host, number: signal.Signals
+) -> None:
+    await host.start("echo/m?load_s=0.2")
+    await host.until(Phase)
+    for _ in range(2):
+        host.process.send_signal(number)
+    await host.until(Ready)
+    host.process.send_signal(number)
+    for _ in range(2):
+        await host.until(Activity)
 
 
 async def test_it_ends_without_a_word_when_nothing_is_wanted(host: Host) -> None:

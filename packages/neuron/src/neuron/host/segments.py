@@ -25,6 +25,13 @@ def sweep(host: int) -> None:
             segment.unlink()
 
 
+def sweep_met(folder: Path) -> None:
+    """Remove the shared memory of ranks, which is named after the files by which they met in an engine's directory."""
+    for meeting in folder.glob("*/vllm_dist_*"):
+        for segment in SHARED_MEMORY.glob(f"{meeting.name}-*"):
+            segment.unlink(missing_ok=True)
+
+
 def _prefix(host: int) -> str:
     # Python leaves room for 14 characters, two random bytes among them; process ids have 22 bits.
     return f"cx{host:x}_"

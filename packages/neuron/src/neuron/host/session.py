@@ -6,6 +6,7 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import msgspec
@@ -77,8 +78,9 @@ class Session:
         that breaks tells the daemon that the engine is gone. (And cancelled while it starts, hypercorn waits
         for ever.)
         """
-        stop = server.stop_on_signals()
+        stop = asyncio.Event()
         leash.tie(self._stdin, stop)
+        leash.note_host(Path(self._start.run_dir))
         engine: Engine | None = None
         async with asyncio.TaskGroup() as tasks:
             try:

@@ -88,6 +88,36 @@ def test_what_lenient_clients_write_is_read_as_by_the_book(message: Any, expecte
     assert plan({"messages": [message]})[0]["messages"] == [expected]
 
 
+OLD_CALL = {"role": "assistant", "content": None, "function_call": {"name": "f", "arguments": "{}"}}
+NEW_CALL = {
+    "role": "assistant",
+    "content": None,
+    "tool_calls": [{"id": "f", "type": "function", "function": {"name": "f", "arguments": "{}"}}],
+}
+REFUSAL = {"type": "refusal", "refusal": "No."}
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        (OLD_CALL, NEW_CALL),
+        ({**NEW_CALL, "function_call": None}, NEW_CALL),
+        ({**NEW_CALL, "function_call": {"name": "g", "arguments": "{}"}}, NEW_CALL),
+        ({**OLD_CALL, "function_call": "f"}, {"role": "assistant", "content": None}),
+        ({"role": "function", "name": "f", "content": "x"}, {"role": "tool", "name": "f", "content": "x", "tool_call_id": "f"}),
+        ({"role": "assistant", "content": None, "refusal": "No."}, {"role": "assistant", "content": "No."}),
+        ({"role": "assistant", "refusal": "No."}, {"role": "assistant", "content": "No."}),
+        ({"role": "assistant", "content": "Well. ", "refusal": "No."}, {"role": "assistant", "content": "Well. No."}),
+        ({"role": "assistant", "content": [REFUSAL], "refusal": "No."}, {"role": "assistant", "content": [REFUSAL, REFUSAL]}),
+        ({"role": "assistant", "content": "x", "refusal": None}, {"role": "assistant", "content": "x"}),
+        ({"role": "assistant", "content": "x", "refusal": 3}, {"role": "assistant", "content": "x"}),
+        ({"role": "assistant", "content": 3, "refusal": "No."}, {"role": "assistant", "content": 3}),
+    ],
+)  # fmt: skip
+def test_what_chat_once_called_otherwise_is_carried(message: Any, expected: Any) -> None:
+    assert plan({"messages": [message]})[0]["messages"] == [expected]
+
+
 def test_the_request_that_came_is_left_as_it_was() -> None:
     fields = {"messages": [{"reasoning_content": "x"}]}
     plan(fields)
@@ -170,13 +200,17 @@ def test_a_field_that_is_null_was_not_sent() -> None:
         ({"store": None, "functions": []}, [], ()),
         ({"store": False}, ["tools.x", "store", "tools.x"], ("store", "tools.x")),
         ({"a\r\nset-cookie: b": 1, "c d": 2}, [], ("other",)),
+        ({"parts": [{"text": "a"}, {"text": "b", "b": None}, "c", [{}]], "model": {"x": 1}}, [], ()),
+        ({"parts": [{"z": 1}, {"y": 1, "sub": {"x": 1}}, {"z": 2}], "a": 1}, [], ("a", "parts.sub.x", "parts.y", "parts.z")),
+        ({"parts": {"sub": [{"a b": 1}]}}, [], ("parts.sub.other",)),
     ],
-)
+)  # fmt: skip
 def test_what_nothing_is_made_of_is_named(
     fields: dict[str, Any], others: list[str], names: tuple[str, ...]
 ) -> None:
-    assert name_unread(fields, {"model", "seed"}, others) == names
+    parts = {"text": None, "sub": {"in": None}}
+    assert name_unread(fields, {"model": None, "seed": None, "parts": parts}, others) == names
 
 
 def test_there_is_a_bound_to_the_names() -> None:
-    assert len(name_unread({f"t{n}": n for n in range(99)}, set())) == 32
+    assert len(name_unread({f"t{n}": n for n in range(99)}, {})) == 32

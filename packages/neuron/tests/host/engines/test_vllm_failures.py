@@ -197,6 +197,10 @@ def missing(*location: Any) -> dict[str, Any]:
     return {"type": "missing", "loc": location, "msg": "Field required"}
 
 
+def text(*location: Any) -> dict[str, Any]:
+    return {"type": "string_type", "loc": location, "msg": "a valid string", "input": ["x"]}
+
+
 def tag(*location: Any) -> dict[str, Any]:
     return {"type": "literal_error", "loc": location, "msg": "Input should be 'developer'"}
 
@@ -217,6 +221,24 @@ def tag(*location: Any) -> dict[str, Any]:
         ([missing(0, "ChatCompletionContentPartTextParam", "text")], "content.0.text"),
         ([tag("messages", 0, "A", "role")], "messages.0.role"),
         ([missing()], None),
+        ([text("stop", "str"), missing("stop", "list[str]", 1)], "stop.1"),
+        (
+            [
+                text("input", "str"),
+                tag("input", "list[Call|Message]", 0, "Message", "type"),
+                missing("input", "list[Call|Message]", 0, "Call", "name"),
+            ],
+            "input.0.name",
+        ),
+        (
+            [
+                text("input", "str"),
+                missing("input", "list[Message]", 0, "Message", "content", 0, "Part", "text"),
+                tag("input", "list[Message]", 0, "Message", "content", 0, "Part", "type"),
+                tag("input", "list[Call]", 0, "Call", "type"),
+            ],
+            "input.0.content.0.type",
+        ),
     ],
 )
 def test_the_field_at_fault_is_named(errors: list[dict[str, Any]], path: str | None) -> None:
@@ -227,3 +249,13 @@ def test_the_message_says_which_field_and_why() -> None:
     assert read_validation([missing("messages")]) == Refusal(
         status=400, message="messages: Field required", param="messages"
     )
+
+
+def test_a_value_of_no_known_type_is_told_the_types_that_there_are() -> None:
+    words = ["'text'", "'image' or 'audio'", "'text'"]
+    errors = [
+        {**tag("parts", 0, f"P{n}", "type"), "msg": f"Input should be {w}"}
+        for n, w in enumerate(words)
+    ]
+    told = read_validation(errors)
+    assert told.message == "parts.0.type: Input should be 'text', 'image', 'audio'"

@@ -15,6 +15,7 @@ from neuron.host.engines.vllm_responses import (
     ResponseStream,
     name_dropped,
     plan_response,
+    read_told,
     shape_response,
 )
 
@@ -95,16 +96,11 @@ def test_items_come_as_clients_send_them(item: Any, expected: Any) -> None:
     assert plan_response({"input": [item]})["input"] == ([] if expected is None else [expected])
 
 
-def test_tools_that_run_elsewhere_are_passed_over() -> None:
-    tools = [
-        {"type": "function", "name": "f"},
-        {"type": "web_search"},
-        {"type": "custom", "name": "c"},
-        {"type": ["odd"]},
-        "odd",
-    ]
-    kept = plan_response({"input": "x", "tools": tools})["tools"]
-    assert kept == [tools[0], tools[2], tools[3], tools[4]]
+def test_what_is_to_be_told_of_the_tools_of_other_servers_is_left_out() -> None:
+    include = ["web_search_call.results", "message.output_text.logprobs", 3]
+    assert plan_response({"input": "x", "include": include})["include"] == include[1:]
+    assert list(name_dropped({"input": "x", "include": include})) == ["include"]
+    assert list(name_dropped({"input": "x", "include": include[1:]})) == []
 
 
 def message(text: str, **fields: Any) -> dict[str, Any]:
@@ -125,7 +121,13 @@ def reasoning(text: str) -> dict[str, Any]:
     }
 
 
-CALL = {"type": "function_call", "id": "fc_1", "name": "f", "arguments": "{}"}
+CALL = {
+    "type": "function_call",
+    "id": "fc_1",
+    "name": "f",
+    "arguments": "{}",
+    "status": "completed",
+}
 
 
 def response(*output: Any, **fields: Any) -> dict[str, Any]:
@@ -157,11 +159,52 @@ def test_fields_that_clients_expect_are_there_and_those_of_the_engine_are_not() 
     assert shaped["error"] is None
     assert shaped["store"] is False
     assert "kv_transfer_params" not in shaped
-    assert shape_response(response(), {"verbosity": "low"})["text"] == {
-        "format": {"type": "text"},
-        "verbosity": "low",
-    }
+    for name in ("completed_at", "prompt_cache_key", "safety_identifier"):
+        assert shaped[name] is None
     assert shape_response(response(metadata={"a": "b"}))["metadata"] == {"a": "b"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({}, {"text": {"format": {"type": "text"}}, "tool_choice": "auto"}),
+        (
+            {"text": 3, "tool_choice": None},
+            {"text": {"format": {"type": "text"}}, "tool_choice": "auto"},
+        ),
+        (
+            {"text": {"verbosity": "low", "format": None}, "tool_choice": {"type": "web_search"}},
+            {
+                "text": {"format": {"type": "text"}, "verbosity": "low"},
+                "tool_choice": {"type": "web_search"},
+            },
+        ),
+    ],
+)
+def test_what_was_asked_is_told_again(fields: dict[str, Any], told: dict[str, Any]) -> None:
+    assert read_told(fields) == told
+    shaped = shape_response(response(tool_choice="none", text=None), told)
+    assert {name: shaped[name] for name in told} == told
+
+
+@pytest.mark.parametrize("status", ["completed", "incomplete"])
+def test_the_last_item_of_a_response_that_was_cut_off_is_cut_off(status: str) -> None:
+    output = [reasoning("hm") | {"status": None}, message("a", status="completed"), message("\n")]
+    shaped = shape_response(response(*output, status=status))
+    assert [item["status"] for item in shaped["output"]] == ["completed", status]
+
+
+@pytest.mark.parametrize("status", ["completed", "incomplete"])
+def test_a_stream_that_was_cut_off_ends_in_an_item_that_was(status: str) -> None:
+    out = run(
+        *item_events(0, reasoning(""), ["hm"]),
+        *call_events(1),
+        *item_events(2, message(""), ["\n"]),
+        {"type": "response.completed", "response": response(reasoning("hm"), CALL, status=status)},
+    )
+    ends = [event["item"] for event in out if event["type"] == "response.output_item.done"]
+    assert ends == out[-1]["response"]["output"]
+    assert [item["status"] for item in ends] == ["completed", status]
 
 
 def item_events(index: int, item: dict[str, Any], deltas: list[str]) -> list[dict[str, Any]]:
@@ -254,7 +297,7 @@ def test_an_item_without_text_leaves_no_gap_in_a_stream() -> None:
     )
     assert {event["output_index"] for event in out} == {0, 1}
     assert not any(event["type"].startswith("response.output_text") for event in out)
-    assert out[-1]["item"] == CALL
+    assert out[-1]["type"] == "response.function_call_arguments.done"
 
 
 def test_a_response_that_was_cut_off_ends_in_an_event_of_its_own() -> None:

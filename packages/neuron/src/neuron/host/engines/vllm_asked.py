@@ -2,7 +2,7 @@
 """What a client's request becomes before vLLM reads it. Pure."""
 
 import re
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Set
 from typing import Any, NamedTuple
 
 import msgspec
@@ -11,6 +11,8 @@ from cortex_core import openai
 from cortex_core.errors import InvalidRequestBodyError
 
 Fields = dict[str, Any]
+# Names of an object's fields, and what is known so of the objects in each; None: they may be anything.
+Known = Mapping[str, "Known | None"]
 
 _DECODE: msgspec.json.Decoder[Any] = msgspec.json.Decoder()
 _ENCODE = msgspec.json.Encoder()
@@ -30,14 +32,14 @@ class Wish(NamedTuple):
         thinking: reasoning back in `content`, between its markers.
         usage_chunk: a last chunk with the usage (`stream_options.include_usage`).
         usage_comment: the usage as an SSE comment at the end, for the gateway.
-        text: the form of a response's text, for the answer to repeat; None: any.
+        told: what of the request the answer tells again; None: nothing but what vLLM does.
         dropped: names of what was left out of the request, for `x-cortex-dropped`.
     """
 
     thinking: bool = False
     usage_chunk: bool = False
     usage_comment: bool = False
-    text: Any = None
+    told: Fields | None = None
     dropped: tuple[str, ...] = ()
 
 
@@ -54,17 +56,29 @@ def read_fields(body: bytes) -> Fields:
     return fields
 
 
-def name_unread(fields: Fields, read: Set[str], others: Iterable[str] = ()) -> tuple[str, ...]:
+def name_unread(fields: Fields, known: Known, others: Iterable[str] = ()) -> tuple[str, ...]:
     """What is lost of a request, each name once, and no more of them than a header holds.
 
     Args:
         fields: the client's. What says nothing, null or an empty list, is not lost.
-        read: names that something is made of.
+        known: names that something is made of.
         others: names of what is lost of these.
     """
-    unread = [name for name in fields.keys() - read if fields[name] not in (None, [])]
-    names = dict.fromkeys([*map(write_name, sorted(unread)), *others])
-    return tuple(names)[:MAX_DROPPED_NAMES]
+    unread = sorted({write_name(*path) for path in _find_unread(fields, known)})
+    return tuple(dict.fromkeys([*unread, *others]))[:MAX_DROPPED_NAMES]
+
+
+def _find_unread(value: Any, known: Known) -> Iterator[tuple[str, ...]]:
+    """The paths to unknown fields of an object, or of the objects in a list."""
+    for fields in value if isinstance(value, list) else [value]:
+        if not isinstance(fields, dict):
+            continue
+        for name in fields.keys() - known.keys():
+            if fields[name] not in (None, []):
+                yield (name,)
+        for name, inner in known.items():
+            if inner and name in fields:
+                yield from ((name, *path) for path in _find_unread(fields[name], inner))
 
 
 def write_name(*path: str) -> str:
@@ -104,7 +118,7 @@ def plan_request(
         asked["stream_options"] = {**(options or {}), "include_usage": True}
     if isinstance(messages := fields.get("messages"), list):
         asked["messages"] = [_read_message(message) for message in messages]
-    return asked, Wish(thinking, usage_chunk, usage_comment, fields.get("text"))
+    return asked, Wish(thinking, usage_chunk, usage_comment)
 
 
 def plan_embedding(fields: Fields) -> Fields:
@@ -136,11 +150,33 @@ def _read_message(message: Any) -> Any:
     reasoning = read.pop("reasoning_content", None)
     if reasoning is not None and not read.get("reasoning"):
         read["reasoning"] = reasoning
+    _read_old_call(read)
+    _read_refusal(read)
     if "content" in message and "content" not in read:
         read["content"] = None if read.get("role", "assistant") == "assistant" else ""
     if isinstance(calls := read.get("tool_calls"), list):
         read["tool_calls"] = [_read_call(call) for call in calls]
     return read
+
+
+def _read_old_call(read: Fields) -> None:
+    """A call, and what came of it, as chat wrote them before there could be several: the function's name tells them apart."""
+    call = read.pop("function_call", None)
+    if isinstance(call, dict) and not read.get("tool_calls"):
+        read["tool_calls"] = [{"id": call.get("name"), "type": "function", "function": call}]
+    if read.get("role") == "function":
+        read |= {"role": "tool", "tool_call_id": read.get("name")}
+
+
+def _read_refusal(read: Fields) -> None:
+    """What an assistant said to refuse was said, too."""
+    refusal, said = read.pop("refusal", None), read.get("content", "")
+    if not isinstance(refusal, str):
+        return
+    if isinstance(said, list):
+        read["content"] = [*said, {"type": "refusal", "refusal": refusal}]
+    elif isinstance(said, str) and refusal:
+        read["content"] = said + refusal
 
 
 def _read_call(call: Any) -> Any:

@@ -144,18 +144,46 @@ _TYPE_NAMES = frozenset({"str", "int", "float", "bool", "dict", "list", "json", 
 _FIELD_NAME = re.compile(r"[a-z_][a-z0-9_]*")
 
 
+# Fields by which the types that an object may have are told apart.
+_TAGS = ("type", "role")
+_QUOTED = re.compile(r"'[^']*'")
+
+
 def read_validation(errors: Sequence[Mapping[str, Any]]) -> Refusal:
     """What pydantic's errors come to: the field at fault, and what is wrong with it.
 
-    Where a value may have several types, each of them gives errors; those that only say "this is not me" by
-    the type's tag are passed over.
+    Where a value may have several types, each of them gives errors; those of a type that it was not meant to have are
+    passed over. Where it was meant to have none of them, all the tags that are known are told.
     """
-    telling = [error for error in errors if error["type"] != "literal_error"] or list(errors)
-    path = _path(telling[0]["loc"])
-    message = str(telling[0]["msg"]).removeprefix("Value error, ")
+    tags = [error for error in errors if _is_tag(error)]
+    telling = _leave_out_others(errors, [error["loc"][:-1] for error in tags])
+    if telling or not tags:
+        told = (telling or errors)[0]
+        path, message = _path(told["loc"]), str(told["msg"]).removeprefix("Value error, ")
+    else:
+        path = max((_path(error["loc"]) for error in tags), key=lambda path: path.count("."))
+        texts = [str(error["msg"]) for error in tags if _path(error["loc"]) == path]
+        words = dict.fromkeys(word for text in texts for word in _QUOTED.findall(text))
+        message = f"Input should be {', '.join(words)}"
     return Refusal(
         status=400, message=f"{path}: {message}" if path else message, param=path or None
     )
+
+
+def _is_tag(error: Mapping[str, Any]) -> bool:
+    return error["type"] == "literal_error" and bool(error["loc"]) and error["loc"][-1] in _TAGS
+
+
+def _leave_out_others(
+    errors: Sequence[Mapping[str, Any]], others: Sequence[Sequence[int | str]]
+) -> list[Mapping[str, Any]]:
+    """Errors but those at the locations of types that a value was not meant to have: `others`, and a text where it has parts."""
+    return [
+        error
+        for error in errors
+        if not any(error["loc"][: len(other)] == other for other in others)
+        and not (error["loc"][-1:] == ("str",) and isinstance(error.get("input"), list))
+    ]
 
 
 def _path(location: Sequence[int | str]) -> str:

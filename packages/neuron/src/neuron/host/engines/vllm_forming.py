@@ -11,6 +11,7 @@ from typing import Any
 
 import xgrammar
 from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
+from vllm.exceptions import VLLMValidationError
 from vllm.parser.abstract_parser import structured_outputs_to_format
 from vllm.sampling_params import SamplingParams, StructuredOutputsParams
 from vllm.utils.mistral import is_mistral_tokenizer
@@ -52,8 +53,7 @@ def _read_call_form(request: Any, tokenizer: Any, written: CallFormat | None) ->
 
     In formats with a separator vLLM asks for an array, which its parser then cannot read.
     """
-    forced = _read_forced(request)
-    tools = {name: schema for name, schema in _read_tools(request) if name in forced}
+    tools = _read_forced_tools(request)
     if not (tools and written and written.separator) or is_mistral_tokenizer(tokenizer):
         return None
     vocabulary: Mapping[str, int] = tokenizer.get_vocab()
@@ -62,6 +62,27 @@ def _read_call_form(request: Any, tokenizer: Any, written: CallFormat | None) ->
         return None
     several = request.tool_choice == "required" and request.parallel_tool_calls is not False
     return vllm_forms.write_calls(tools, opener, separator, several=several)
+
+
+def can_hold_calls(request: Any) -> bool:
+    """Whether a tool must be called, and the arguments of all that may be can be held to their schemas."""
+    tools = _read_forced_tools(request)
+    if not tools:
+        return False
+    forms = [{"type": "json_schema", "json_schema": schema or {}} for schema in tools.values()]
+    tag = {"type": "structural_tag", "format": {"type": "or", "elements": forms}}
+    wanted = StructuredOutputsParams(structural_tag=json.dumps(tag))
+    try:
+        validate_xgrammar_grammar(SamplingParams(structured_outputs=wanted))
+    except VLLMValidationError:
+        return False
+    return True
+
+
+def _read_forced_tools(request: Any) -> dict[str, Any]:
+    """Name and schema of the tools of which one must be called."""
+    forced = _read_forced(request)
+    return {name: schema for name, schema in _read_tools(request) if name in forced}
 
 
 def _read_tools(request: Any) -> list[tuple[str, Any]]:

@@ -40,6 +40,7 @@ from vllm.exceptions import GenerationError, VLLMError
 from vllm.inputs import TokensPrompt
 from vllm.platforms import current_platform
 from vllm.pooling_params import PoolingParams
+from vllm.renderers.chat_utils import CustomChatCompletionMessageParam
 from vllm.tokenizers.registry import cached_tokenizer_from_config
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 from vllm.v1.engine.async_llm import AsyncLLM
@@ -47,7 +48,9 @@ from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.metrics.loggers import PrometheusStatLogger
 
 from neuron.host.engines import vllm_parsing  # noqa: F401  # what it changes in vLLM is its use
+from neuron.host.engines.vllm_asked import Known
 from neuron.host.engines.vllm_failures import Refusal, read_validation
+from neuron.host.engines.vllm_known import read_known
 from neuron.host.engines.vllm_load import Load
 from neuron.host.engines.vllm_parsers import MARKERS, OURS, Parsers
 from neuron.host.engines.vllm_ranks import prepare_ranks
@@ -364,22 +367,32 @@ def _method(name: str, method: str) -> Find:
     return find
 
 
+# Fields of a message that `vllm_asked.plan_request` reads.
+_CARRIED = dict.fromkeys(("reasoning_content", "refusal", "function_call"))
+
+
 class Route:
     """One route: what is read, and which serving object answers.
 
     To add one: one row in ROUTES.
 
     Attributes:
-        names: the fields that vLLM reads.
+        known: the fields that vLLM reads; of a chat, those of its objects too.
     """
 
     def __init__(self, request_type: Any, find: Find) -> None:
         self._adapter = TypeAdapter(request_type)
         self._forms = [TypeAdapter(form) for form in _forms(request_type)]
         self.find = find
-        self.names = frozenset(
-            name for form in _forms(request_type) or (request_type,) for name in form.model_fields
-        )
+        self.known: Known = {
+            name: None
+            for form in _forms(request_type) or (request_type,)
+            for name in form.model_fields
+        }
+        if request_type is ChatCompletionRequest:
+            # Its messages have OpenAI's types as well, with fields that nothing is made of.
+            messages = {**read_known([CustomChatCompletionMessageParam]), **_CARRIED}
+            self.known = {**read_known([request_type]), "messages": messages}
 
     def read(self, fields: Mapping[str, Any]) -> Any:
         """The request as vLLM's own type. Raises pydantic's ValidationError, a ValueError."""

@@ -224,6 +224,8 @@ def plan_import_environment(settings: Settings) -> dict[str, str]:
         "VLLM_MEDIA_FETCH_MAX_RETRIES": "1",
         # Decoded it takes 150 MB. No camera's pictures are larger.
         "VLLM_MAX_IMAGE_PIXELS": "50000000",
+        # Its own 4 are OpenAI's; Anthropic names no number. Each is looked for in all that is written.
+        "VLLM_MAX_STOP_STRINGS": "256",
         "TOKENIZERS_PARALLELISM": "false",  # its threads would not survive the fork
         # Seconds after which who waits for another rank looks by itself: words to wake it can be lost (`vllm_ranks.SPIN_S`).
         "VLLM_RINGBUFFER_WARNING_INTERVAL": "5",

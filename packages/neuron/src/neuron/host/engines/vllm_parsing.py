@@ -21,6 +21,7 @@ from vllm.parser import ParserManager
 from vllm.parser.abstract_parser import DelegatingParser
 from vllm.renderers.chat_utils import make_tool_call_id
 from vllm.renderers.online_renderer import OnlineRenderer
+from vllm.tool_parsers.tool_strict_level import ToolStrictLevel
 
 from neuron.host.engines import vllm_calls, vllm_forming, vllm_reasoning
 from neuron.host.engines.vllm_calls import Call, Part, Told
@@ -54,6 +55,9 @@ class Reading(DelegatingParser):  # type: ignore[misc]
 
     def adjust_request(self, request: Any) -> Any:
         if _may_call(request):
+            if vllm_forming.can_hold_calls(request):
+                # Otherwise a call that must be made would have any arguments, unless its tool is said to be strict.
+                self.tool_strict_level = ToolStrictLevel.PARAMETER
             request = super().adjust_request(request)
         if self._known.marker_is_special:
             request.skip_special_tokens = False

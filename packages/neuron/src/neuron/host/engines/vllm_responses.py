@@ -5,14 +5,15 @@ Nothing is kept between two requests: who names an earlier response is told so, 
 Agents replay what other servers gave them, so items that are only of use to those are passed over. Pure.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
 from cortex_core import responses, sse
 from cortex_core.errors import ChainedConversationError, CortexError, InvalidRequestBodyError
+from neuron.host.engines import vllm_asked
 from neuron.host.engines.vllm_asked import write_name
+from neuron.host.engines.vllm_response_tools import plan_tools
 
 Fields = dict[str, Any]
 
@@ -26,10 +27,16 @@ _ITEMS = frozenset(
     message reasoning function_call function_call_output custom_tool_call custom_tool_call_output
     """.split()
 )
-# Tools that the client runs. Others run on OpenAI's own servers.
-_TOOLS = frozenset({"function", "custom", "namespace"})
+# What vLLM can tell beside an answer, or takes. OpenAI has more, of tools that it runs itself.
+_INCLUDES = frozenset(
+    """
+    code_interpreter_call.outputs computer_call_output.output.image_url file_search_call.results
+    message.input_image.image_url message.output_text.logprobs reasoning.encrypted_content
+    """.split()
+)
 _TEXTS = ("text", "refusal")
 _LINE_ENDS = "\r\n"
+_ITEM_DONE = "response.output_item.done"
 # vLLM takes these, and does nothing with them.
 _IDLE = ("max_tool_calls", "prompt", "service_tier")
 
@@ -51,21 +58,19 @@ def plan_response(fields: Fields) -> Fields:
     asked["store"] = False  # vLLM would never forget it
     if isinstance(items := asked.get("input"), list):
         asked["input"] = [read for item in items if (read := _read_item(item)) is not None]
-    if isinstance(tools := asked.get("tools"), list):
-        asked["tools"] = [tool for tool in tools if _is_ours(tool)]
-    return asked
+    if isinstance(include := asked.get("include"), list):
+        asked["include"] = [name for name in include if not _is_unknown(name)]
+    asked.pop("tool_choice", None)
+    return asked | plan_tools(fields)[0]
 
 
 def name_dropped(fields: Fields) -> list[str]:
     """What is lost of a request, of which vLLM reads all: what `plan_response` leaves out, and what does nothing there."""
-    items, tools, text = fields.get("input"), fields.get("tools"), fields.get("text")
+    items, include, text = fields.get("input"), fields.get("include"), fields.get("text")
     found = [
         *(_name_item(item) for item in (items if isinstance(items, list) else ())),
-        *(
-            write_name("tools", tool["type"])
-            for tool in (tools if isinstance(tools, list) else ())
-            if not _is_ours(tool)
-        ),
+        *plan_tools(fields)[1],
+        "include" if isinstance(include, list) and any(map(_is_unknown, include)) else None,
         *(name for name in _IDLE if fields.get(name) not in (None, "auto")),
         "text.verbosity" if isinstance(text, dict) and text.get("verbosity") else None,
         "store" if fields.get("store") is True else None,
@@ -83,9 +88,8 @@ def _name_item(item: Any) -> str | None:
     return "input.reasoning.encrypted_content" if is_sealed else write_name("input", item["type"])
 
 
-def _is_ours(tool: Any) -> bool:
-    kind = tool.get("type") if isinstance(tool, Mapping) else None
-    return not isinstance(kind, str) or kind in _TOOLS
+def _is_unknown(included: Any) -> bool:
+    return isinstance(included, str) and included not in _INCLUDES
 
 
 def _read_item(item: Any) -> Any:
@@ -127,9 +131,12 @@ def _join(parts: list[Any]) -> str:
 
 # What OpenAI's own answers always have, where vLLM says null or nothing.
 _ALWAYS: Fields = {
+    "completed_at": None,
     "error": None,
     "metadata": {},
+    "prompt_cache_key": None,
     "reasoning": {"effort": None, "summary": None},
+    "safety_identifier": None,
     "store": False,
     "text": {"format": {"type": "text"}},
     "top_logprobs": 0,
@@ -142,19 +149,29 @@ _OWN = frozenset(
 )
 
 
-def shape_response(response: Fields, text: Any = None) -> Fields:
+def read_told(fields: Fields) -> Fields:
+    """What an answer tells again of its request, where vLLM tells what it made of that."""
+    text = fields.get("text")
+    asked = vllm_asked.drop_nulls(text) if isinstance(text, dict) else {}
+    return {
+        "text": {**_ALWAYS["text"], **asked},
+        "tool_choice": fields.get("tool_choice") or "auto",
+    }
+
+
+def shape_response(response: Fields, told: Fields | None = None) -> Fields:
     """A response of vLLM's as ours: without the white space around its texts, and with the fields that clients expect.
 
-    `text` is what was asked of its form, as vLLM has forgotten by then; None: nothing.
+    `told` is what `read_told` found; None: nothing.
     """
     shaped = {k: v for k, v in response.items() if v is not None or k not in _OWN}
     for name, value in _ALWAYS.items():
         if shaped.get(name) is None:
             shaped[name] = value
-    if isinstance(text, dict):
-        shaped["text"] = {**_ALWAYS["text"], **text}
-    items = [_shape_item(item) for item in response["output"]]
-    return {**shaped, "output": [item for item in items if item is not None]}
+    output = [item for item in map(_shape_item, response["output"]) if item is not None]
+    if output and response["status"] == "incomplete":
+        output[-1] = {**output[-1], "status": "incomplete"}
+    return {**shaped, **(told or {}), "output": output}
 
 
 def _shape_item(item: Fields) -> Fields | None:
@@ -163,7 +180,7 @@ def _shape_item(item: Fields) -> Fields | None:
         return item
     parts = [_shape_part(part) for part in item.get("content") or []]
     kept = [part for part in parts if part.get("text")]
-    return {**item, "content": kept} if kept else None
+    return {**item, "content": kept, "status": item.get("status") or "completed"} if kept else None
 
 
 def _shape_part(part: Fields) -> Fields:
@@ -179,13 +196,14 @@ def _shape_part(part: Fields) -> Fields:
 class ResponseEvents:
     """The events of one stream, as ours: an item is told of when it has some text, and all are numbered anew."""
 
-    def __init__(self, text: Any = None) -> None:
-        self._asked_text = text
+    def __init__(self, told: Fields | None = None) -> None:
+        self._told_again = told
         self._number = 0
         self._dropped = 0
         self._opening: list[Fields] = []
         self._text = ""
         self._blank = ""
+        self._ended: list[Fields] = []
 
     @property
     def next_number(self) -> int:
@@ -193,19 +211,39 @@ class ResponseEvents:
         return self._number
 
     def feed(self, event: Fields) -> list[Fields]:
-        """One event of vLLM's; returns those that go out for it, often none."""
+        """One event of vLLM's; returns those that go out for it, often none.
+
+        The end of an item goes out with what comes next: the end of the whole tells whether it was cut off.
+        """
         found = self._shape(event)
+        for out in found:
+            if "output_index" in out:
+                out["output_index"] -= self._dropped
+        if not found:
+            return []
+        if found[-1]["type"] == "response.incomplete":
+            for out in self._ended:
+                out["item"]["status"] = "incomplete"
+        found, self._ended = [*self._ended, *found], []
+        if found[-1]["type"] == _ITEM_DONE:
+            self._ended.append(found.pop())
+        return self._count(found)
+
+    def flush(self) -> list[Fields]:
+        """What is left where the stream breaks off."""
+        found, self._ended = self._ended, []
+        return self._count(found)
+
+    def _count(self, found: list[Fields]) -> list[Fields]:
         for out in found:
             out["sequence_number"] = self._number
             self._number += 1
-            if "output_index" in out:
-                out["output_index"] -= self._dropped
         return found
 
     def _shape(self, event: Fields) -> list[Fields]:
         kind = event["type"]
         if "response" in event:
-            return [_shape_whole(event, self._asked_text)]
+            return [_shape_whole(event, self._told_again)]
         if kind == "response.output_item.added":
             return self._open(event)
         if kind in ("response.output_text.delta", "response.reasoning_text.delta"):
@@ -225,7 +263,7 @@ class ResponseEvents:
     def _wait(self, event: Fields) -> list[Fields]:
         """What belongs to an item that has no text yet. If it ends so, it was none."""
         self._opening.append(event)
-        if event["type"] == "response.output_item.done":
+        if event["type"] == _ITEM_DONE:
             self._opening = []
             self._dropped += 1
         return []
@@ -254,9 +292,9 @@ class ResponseEvents:
         return event
 
 
-def _shape_whole(event: Fields, text: Any) -> Fields:
+def _shape_whole(event: Fields, told: Fields | None) -> Fields:
     """An event that tells of the whole response. One that was cut off has an event of its own in OpenAI's protocol."""
-    response = shape_response(event["response"], text)
+    response = shape_response(event["response"], told)
     kind = event["type"]
     if kind == "response.completed" and response["status"] == "incomplete":
         kind = "response.incomplete"
@@ -268,10 +306,10 @@ _ENCODE = msgspec.json.Encoder()
 
 
 class ResponseStream:
-    """A stream of vLLM's, event by event, as ours. `text`: as in `shape_response`."""
+    """A stream of vLLM's, event by event, as ours. `told`: as in `shape_response`."""
 
-    def __init__(self, text: Any = None) -> None:
-        self._events = ResponseEvents(text)
+    def __init__(self, told: Fields | None = None) -> None:
+        self._events = ResponseEvents(told)
 
     def feed(self, event: bytes) -> bytes:
         """One event; returns what goes to the client for it, often nothing."""
@@ -281,7 +319,8 @@ class ResponseStream:
 
     def fail(self, error: CortexError) -> bytes:
         """How the stream ends in an error."""
-        return responses.write_error_event(error, self._events.next_number)
+        left = b"".join(_write(fields) for fields in self._events.flush())
+        return left + responses.write_error_event(error, self._events.next_number)
 
 
 def _write(fields: Fields) -> bytes:

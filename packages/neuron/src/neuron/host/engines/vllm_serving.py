@@ -7,14 +7,19 @@ cancellation of a whole answer, and on the closing of a stream.
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Set
+from collections.abc import AsyncIterator, Callable
 from types import ModuleType
 from typing import Any
 
 import msgspec
 
 from cortex_core import openai, wire
-from cortex_core.errors import CortexError, EngineDiedError, VisionUnsupportedError
+from cortex_core.errors import (
+    CortexError,
+    EngineDiedError,
+    InvalidRequestBodyError,
+    VisionUnsupportedError,
+)
 from cortex_core.http.exchange import Exchange
 from cortex_core.http.front import Handler
 from cortex_core.http.headers import Headers
@@ -25,7 +30,7 @@ from neuron.host.engines import (
     vllm_responses,
     vllm_wire,
 )
-from neuron.host.engines.vllm_asked import Fields, Wish
+from neuron.host.engines.vllm_asked import Fields, Known, Wish
 from neuron.host.engines.vllm_failures import Refusal
 from neuron.host.engines.vllm_options import Settings
 from neuron.host.engines.vllm_responses import ResponseStream
@@ -38,12 +43,11 @@ RESPONSES = vllm_responses.PATH
 TOKENIZE = "/tokenize"
 # What is done to the fields of some paths before what is done to all.
 _PLANS: dict[str, Callable[[Fields], Fields]] = {
-    RESPONSES: lambda fields: vllm_responses.plan_response(vllm_asked.drop_nulls(fields)),
-    EMBEDDINGS: lambda fields: vllm_asked.plan_embedding(vllm_asked.drop_nulls(fields)),
-    "/v1/score": vllm_asked.drop_nulls,
-    "/v1/rerank": vllm_asked.drop_nulls,
-    TOKENIZE: vllm_asked.drop_nulls,
+    RESPONSES: vllm_responses.plan_response,
+    EMBEDDINGS: vllm_asked.plan_embedding,
 }
+# Those whose requests may want several answers, and have the usage in a comment.
+_GENERATING = frozenset({CHAT, COMPLETIONS})
 Stream = vllm_wire.Stream | ResponseStream
 _EVENT_STREAM = ((b"content-type", b"text/event-stream"), (b"cache-control", b"no-cache"))
 _JSON = (b"content-type", b"application/json")
@@ -75,6 +79,9 @@ class Serving:
         self._adapters = frozenset(settings.lora)
         self._media_domains = settings.allowed_media_domains
         self._has_ended = False
+        # One that only counts has no engine.
+        if (engine := getattr(running.state, "engine_client", None)) is not None:
+            fail_aborted(engine, library.EngineDeadError)
 
     def routes(self) -> dict[str, Handler]:
         """Path to handler, for what the model serves."""
@@ -90,32 +97,43 @@ class Serving:
 
     def _build_handler(self, route: Any, call: Any) -> Handler:
         async def handle(exchange: Exchange, body: bytes) -> None:
-            fields, wish = self._read(exchange, body, route.names)
+            try:
+                await answer(exchange, body)
+            except Exception:
+                if self._has_ended and exchange.status is None:
+                    raise self._ended() from None
+                raise
+
+        async def answer(exchange: Exchange, body: bytes) -> None:
+            fields, wish = self._read(exchange, body, route.known)
             try:
                 request = route.read(fields)
-                answer = await call(request, None)
+                found = await call(request, None)
             except self._library.REQUEST_ERRORS as error:
                 raise self._refused(self._library.read_error(error)) from None
             _end_if_cancelled()
             if self._has_ended:
                 raise self._ended()
-            if self._library.is_error_answer(answer):
-                raise self._refused(self._library.read_error_answer(answer))
-            if self._library.is_stream(answer):
-                await self._stream(exchange, answer, wish)
+            if self._library.is_error_answer(found):
+                raise self._refused(self._library.read_error_answer(found))
+            if self._library.is_stream(found):
+                await self._stream(exchange, found, wish)
             else:
-                body_out = self._shape(exchange.path, self._library.read_answer(answer), wish)
+                body_out = self._shape(exchange.path, self._library.read_answer(found), wish)
                 await exchange.answer(200, _ENCODE.encode(body_out), [_JSON, *_told(wish)])
 
         return handle
 
-    def _read(self, exchange: Exchange, body: bytes, known: Set[str]) -> tuple[Fields, Wish]:
-        fields = vllm_asked.read_fields(body)
+    def _read(self, exchange: Exchange, body: bytes, known: Known) -> tuple[Fields, Wish]:
+        fields = vllm_asked.drop_nulls(vllm_asked.read_fields(body))
         if vllm_media.has_image(fields) and not self._running.sees:
             raise VisionUnsupportedError(model=self._model_id)
         vllm_media.check_urls(fields, self._media_domains)
+        if exchange.path in _GENERATING:
+            check_sequences(fields, self._running.max_running)
         plan = _PLANS.get(exchange.path)
-        others = vllm_responses.name_dropped(fields) if exchange.path == RESPONSES else ()
+        is_response = exchange.path == RESPONSES
+        others = vllm_responses.name_dropped(fields) if is_response else ()
         dropped = vllm_asked.name_unread(fields, known, others)
         asked, wish = vllm_asked.plan_request(
             plan(fields) if plan else fields,
@@ -123,10 +141,11 @@ class Serving:
             adapters=self._adapters,
             context_tokens=self._running.context_tokens,
             thinking=vllm_asked.is_yes(exchange.header(wire.INCLUDE_THINKING.encode())),
-            usage_comment=exchange.path in {CHAT, COMPLETIONS}
+            usage_comment=exchange.path in _GENERATING
             and vllm_asked.is_yes(exchange.header(wire.USAGE.encode())),
         )
-        return asked, wish._replace(dropped=dropped)
+        told = vllm_responses.read_told(fields) if is_response else None
+        return asked, wish._replace(dropped=dropped, told=told)
 
     def _ended(self) -> EngineDiedError:
         return EngineDiedError(model=self._model_id, reason="it was ended")
@@ -135,7 +154,7 @@ class Serving:
         if path == CHAT:
             return vllm_wire.shape_chat(answer, wish, self._markers)
         if path == RESPONSES:
-            return vllm_responses.shape_response(answer, wish.text)
+            return vllm_responses.shape_response(answer, wish.told)
         return vllm_wire.shape_plain(answer)
 
     async def _stream(self, exchange: Exchange, pieces: Any, wish: Wish) -> None:
@@ -163,7 +182,7 @@ class Serving:
 
     def _build_stream(self, path: str, wish: Wish) -> Stream:
         if path == RESPONSES:
-            return ResponseStream(wish.text)
+            return ResponseStream(wish.told)
         if path == CHAT:
             return vllm_wire.Stream(wish, vllm_wire.ChatDeltas(wish, self._markers))
         return vllm_wire.Stream(wish, lambda chunk: chunk)
@@ -172,16 +191,47 @@ class Serving:
         found = vllm_wire.read_stream_error(event)
         if found is None:
             return None
+        message = found.get("message") or ""
         refusal = Refusal(
             status=found.get("code") or 500,
-            message=found.get("message") or "",
+            message=message,
             param=found.get("param"),
-            died=self._running.died,
+            # Of one that was told to end, vLLM may not know yet.
+            died=self._running.died or message == str(self._library.EngineDeadError()),
         )
         return self._refused(refusal)
 
     def _refused(self, refusal: Refusal) -> CortexError:
         return vllm_failures.read_refusal(refusal, self._model_id)
+
+
+def check_sequences(fields: Fields, most: int) -> None:
+    """Refuse a request that wants more answers than are written at once: it has one place, and would take all.
+
+    Raises:
+        InvalidRequestBodyError: as said. The client's fault.
+    """
+    prompts, n = fields.get("prompt"), fields.get("n")
+    wanted = n if isinstance(n, int) else 1
+    if isinstance(prompts, list) and prompts and isinstance(prompts[0], str | list):
+        wanted *= len(prompts)
+    if wanted > most:
+        reason = f"prompts and `n` make {wanted} answers, and the engine writes {most} at once"
+        raise InvalidRequestBodyError(reason=reason, param="n")
+
+
+def fail_aborted(engine: Any, error: Callable[[], Exception]) -> None:
+    """Have the engine raise `error` where EngineCore broke a request off: that is no answer, though vLLM takes it for one."""
+    generate = engine.generate
+
+    async def generate_whole(*args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+        async with contextlib.aclosing(generate(*args, **kwargs)) as outputs:
+            async for output in outputs:
+                if any(part.finish_reason == "abort" for part in output.outputs):
+                    raise error()
+                yield output
+
+    engine.generate = generate_whole
 
 
 def _told(wish: Wish) -> Headers:
