@@ -285,6 +285,11 @@ def test_a_count_is_of_the_same_prompt() -> None:
     assert (counted.model, counted.stream, counted.dropped) == ("m", False, [])
 
 
+def test_a_count_names_what_a_message_would() -> None:
+    fields = {"model": "m", "messages": [HI], "temperature": 1, "context_management": {"edits": []}}
+    assert read_count(encode(fields)).dropped == ["context_management"]
+
+
 def test_a_thread_is_refused_so_that_the_sdks_send_the_full_history() -> None:
     for thread in ({"type": "create"}, {"type": "continue", "previous_message_id": "msg_1"}):
         with pytest.raises(ChainedConversationError) as caught:

@@ -87,11 +87,12 @@ def read_messages(body: bytes, rules: frozenset[str] = prefix_hygiene.ALL_RULES)
 def read_count(body: bytes, rules: frozenset[str] = prefix_hygiene.ALL_RULES) -> Translated:
     """The body of POST /v1/messages/count_tokens, as the same prompt in OpenAI chat. Raises as `read_messages`.
 
-    What does not change a prompt is neither carried nor reported.
+    What a message would be asked for beside its prompt, such as `temperature`, is not carried, and not reported.
     """
     try:
         fields = _read_object(body)
         dropped = Dropped()
+        dropped.note_rest(fields, _CARRIED)
         chat, fired = _write_prompt(fields, rules, dropped)
         prompt = {name: chat[name] for name in chat.keys() - _NO_PROMPT}
         return _finish(fields, prompt, False, dropped, fired)

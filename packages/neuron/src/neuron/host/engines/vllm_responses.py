@@ -12,7 +12,7 @@ import msgspec
 from cortex_core import responses, sse
 from cortex_core.errors import ChainedConversationError, CortexError, InvalidRequestBodyError
 from neuron.host.engines import vllm_asked
-from neuron.host.engines.vllm_asked import write_name
+from neuron.host.engines.vllm_asked import Known, write_name
 from neuron.host.engines.vllm_response_tools import plan_tools
 
 Fields = dict[str, Any]
@@ -35,6 +35,18 @@ _INCLUDES = frozenset(
     """.split()
 )
 _TEXTS = ("text", "refusal")
+# Fields of items, of their content, and of tools that something is made of, or that tell how a server called them.
+_KNOWN: Known = {
+    "input": {
+        **dict.fromkeys(
+            """
+            type role id status call_id name namespace arguments output input summary encrypted_content
+            """.split()
+        ),
+        "content": dict.fromkeys("type text refusal image_url detail".split()),
+    },
+    "tools": dict.fromkeys("type name description parameters strict format tools".split()),
+}
 _LINE_ENDS = "\r\n"
 _ITEM_DONE = "response.output_item.done"
 # vLLM takes these, and does nothing with them.
@@ -66,10 +78,17 @@ def plan_response(fields: Fields) -> Fields:
 
 def name_dropped(fields: Fields) -> list[str]:
     """What is lost of a request, of which vLLM reads all: what `plan_response` leaves out, and what does nothing there."""
-    items, include, text = fields.get("input"), fields.get("include"), fields.get("text")
+    given, include, text = fields.get("input"), fields.get("include"), fields.get("text")
+    items = given if isinstance(given, list) else []
+    tools, unoffered = plan_tools(fields)
+    kept = {
+        "input": [item for item in items if _read_item(item) is not None],
+        "tools": tools.get("tools"),
+    }
     found = [
-        *(_name_item(item) for item in (items if isinstance(items, list) else ())),
-        *plan_tools(fields)[1],
+        *map(_name_item, items),
+        *vllm_asked.name_unread(kept, _KNOWN),
+        *unoffered,
         "include" if isinstance(include, list) and any(map(_is_unknown, include)) else None,
         *(name for name in _IDLE if fields.get(name) not in (None, "auto")),
         "text.verbosity" if isinstance(text, dict) and text.get("verbosity") else None,
