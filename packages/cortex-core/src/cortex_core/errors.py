@@ -82,8 +82,8 @@ class CortexError(Exception):
         self.facts = facts
         self.param = param
         self.retry_after_s = self.default_retry_after_s if retry_after_s is None else retry_after_s
-        told = facts
-        if isinstance(reason := facts.get("reason"), str):  # the sentence around it has a full stop
+        told, reason = facts, facts.get("reason")
+        if isinstance(reason, str) and "{reason}." in self.says:  # one full stop is enough
             told = {**facts, "reason": reason.removesuffix(".")}
         super().__init__(self.says.format(**told))
 
