@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from cortex_core.errors import UpstreamConnectionError, UpstreamProtocolError
-from cortex_core.http.client import Client, RefusedError, Reply, read_all
+from cortex_core.http.client import Client, RefusedError, Reply, Whole, read_all
 from cortex_core.http.headers import OURS, Headers, find
 from cortex_core.wire import DROPPED
 from cortex_gateway.fleet import Report
@@ -20,20 +20,6 @@ _KEY_REFUSED = (401, 403)
 _DOES_NOT_FIT = (400, 422)
 # What may work later, and when, where it does not say that itself.
 _RETRY_AFTER_S = {502: 2, 503: 5, 504: 5}
-
-
-class _Read:
-    """An answer that was read to its end already."""
-
-    is_event_stream = False
-
-    def __init__(self, reply: Reply, body: bytes) -> None:
-        self.status = reply.status
-        self.headers = reply.headers
-        self._unread = [body]
-
-    async def read(self) -> bytes:
-        return self._unread.pop() if self._unread else b""
 
 
 class OpenAIClient(Client):
@@ -94,7 +80,7 @@ class OpenAIClient(Client):
                 break
             told = await read_all(reply)
             if not wording.heed(told):
-                reply = _Read(reply, told)
+                reply = Whole(reply, told)
                 break
             reply = await ask(wording.body)
         if reply.status < 400 and wording.refused:

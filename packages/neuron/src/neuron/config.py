@@ -155,7 +155,8 @@ class AdmissionSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
 
     Attributes:
         max_running: requests that a model's engine is given at once; absent: as many as the engine runs.
-        max_waiting: requests that may wait for one of those places; one more is refused with `queue_full`.
+        max_waiting: requests that may wait for one of those places; one more is refused with `queue_full`, or has the last one
+            of the longest line refused, where its principal has none waiting.
         max_wait_s: seconds that one may wait; then it is refused with `wait_timeout`. A gateway is told, and waits for the
             beginning of an answer for so much longer than its `idle_timeout_s`.
         max_per_principal: requests, running and waiting, that one principal may have at a model; one more is

@@ -119,7 +119,7 @@ def _sweep(path: Path) -> None:
     """Remove the directories of engines, and what their engines have left on the machine."""
     for left in path.glob(f"{ENGINE}*"):
         leash.end_left(left)
-        segments.sweep_met(left)
+        segments.sweep_met(segments.find_meetings(left))
         shutil.rmtree(left, ignore_errors=True)
 
 

@@ -58,6 +58,20 @@ class Reply(Protocol):
         """
 
 
+class Whole:
+    """An answer that was read to its end already, as one that is still to be read. Fulfils `Reply`."""
+
+    is_event_stream = False
+
+    def __init__(self, reply: Reply, body: bytes) -> None:
+        self.status = reply.status
+        self.headers = reply.headers
+        self._unread = [body]
+
+    async def read(self) -> bytes:
+        return self._unread.pop() if self._unread else b""
+
+
 async def read_all(reply: Reply) -> bytes:
     """The whole body. Raises as `Reply.read` does."""
     parts = [part async for part in _parts(reply)]

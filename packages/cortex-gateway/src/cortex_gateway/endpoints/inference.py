@@ -19,7 +19,7 @@ from cortex_core.errors import (
     UpstreamConnectionError,
     UpstreamProtocolError,
 )
-from cortex_core.http.client import Client, RefusedError, Reply, read_all
+from cortex_core.http.client import Client, RefusedError, Reply, Whole, read_all
 from cortex_core.http.exchange import Exchange
 from cortex_core.http.relay import relay, retell
 from cortex_gateway.config import Config
@@ -224,7 +224,7 @@ class Inference:
                     body = await read_all(reply)
                     if other := await self._pass_on(turn, served, reply, body):
                         return other
-                    reply = _Whole(reply, body)
+                    reply = Whole(reply, body)
                 self._metrics.note_overhead(overhead_s)
                 turn.passing = _translate(turn, served, meter)
                 extra = turn.answer_headers(served, overhead_s, reply.headers)
@@ -353,20 +353,6 @@ async def _read_first(reply: Reply, node: str) -> bytes:
     if not first:
         raise UpstreamProtocolError(upstream=node, reason="the stream ended before it began")
     return first
-
-
-class _Whole:
-    """An answer that was read to its end already."""
-
-    is_event_stream = False
-
-    def __init__(self, reply: Reply, body: bytes) -> None:
-        self.status = reply.status
-        self.headers = reply.headers
-        self._unread = [body]
-
-    async def read(self) -> bytes:
-        return self._unread.pop() if self._unread else b""
 
 
 def _told(done: Done) -> dict[str, float]:

@@ -2,6 +2,7 @@
 """Which shared memory is a host's? It bears the host's name: whoever made it and was killed, it is found and removed."""
 
 import contextlib
+from collections.abc import Iterable
 from multiprocessing import shared_memory
 from pathlib import Path
 
@@ -25,10 +26,15 @@ def sweep(host: int) -> None:
             segment.unlink()
 
 
-def sweep_met(folder: Path) -> None:
-    """Remove the shared memory of ranks, which is named after the files by which they met in an engine's directory."""
-    for meeting in folder.glob("*/vllm_dist_*"):
-        for segment in SHARED_MEMORY.glob(f"{meeting.name}-*"):
+def find_meetings(folder: Path) -> list[str]:
+    """The names of files below an engine's directory by which its ranks have met."""
+    return [file.name for file in folder.rglob("vllm_dist_*")]
+
+
+def sweep_met(meetings: Iterable[str]) -> None:
+    """Remove the shared memory of ranks, which is named after how they met."""
+    for meeting in meetings:
+        for segment in SHARED_MEMORY.glob(f"{meeting}-*"):
             segment.unlink(missing_ok=True)
 
 

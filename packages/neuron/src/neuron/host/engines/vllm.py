@@ -42,6 +42,7 @@ from typing import Any, TypeVar
 from cortex_core.errors import EngineDiedError
 from cortex_core.http.front import Handler
 from cortex_core.node import Limits
+from neuron.host import segments
 from neuron.host.engine import PoisonedError, Report, StartFailedError
 from neuron.host.engines import vllm_causes, vllm_failures, vllm_files, vllm_options, vllm_parsers
 from neuron.host.engines.vllm_adapters import check_adapters
@@ -50,7 +51,6 @@ from neuron.host.engines.vllm_parsers import Parsers
 from neuron.host.engines.vllm_serving import Serving
 from neuron.host.messages import Activity, Phase, Ready, Start, Steps
 from neuron.host.processes import Watched, descendants
-from neuron.host.segments import SHARED_MEMORY
 
 T = TypeVar("T")
 
@@ -227,7 +227,7 @@ class VllmEngine:
         if scratch is None:
             return
         tempfile.tempdir = None
-        meetings = [file.name for file in scratch.glob("vllm_dist_*")]
+        meetings = segments.find_meetings(scratch)
         if self._serving is not None:
             self._serving.end()
         if running is not None:
@@ -320,7 +320,5 @@ def _capabilities(running: Any, parsers: Parsers) -> list[str]:
 
 def _sweep(scratch: Path, meetings: list[str]) -> None:
     """Remove the engine's files, and the shared memory of ranks that were killed, named after where they met."""
-    for meeting in meetings:
-        for segment in SHARED_MEMORY.glob(f"{meeting}-*"):
-            segment.unlink(missing_ok=True)
+    segments.sweep_met(meetings)
     shutil.rmtree(scratch, ignore_errors=True)

@@ -48,13 +48,16 @@ def _options(hint: Any) -> Iterator[Any]:
 
 
 def _has_fields(kind: Any) -> bool:
-    return hasattr(kind, "__total__") or hasattr(kind, "model_fields")
+    return _is_typed_dict(kind) or hasattr(kind, "model_fields")
+
+
+def _is_typed_dict(kind: Any) -> bool:
+    """Of typing's or of typing_extensions': these two take no notice of each other."""
+    return hasattr(kind, "__total__")
 
 
 def _read_fields(kind: Any) -> Iterator[tuple[str, Any]]:
-    if hasattr(
-        kind, "__total__"
-    ):  # which all typed dicts have, whether typing's or typing_extensions'
+    if _is_typed_dict(kind):
         yield from get_type_hints(kind).items()
     else:
         yield from (

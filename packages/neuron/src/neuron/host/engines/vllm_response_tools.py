@@ -3,9 +3,7 @@
 
 from typing import Any
 
-from neuron.host.engines.vllm_asked import write_name
-
-Fields = dict[str, Any]
+from neuron.host.engines.vllm_asked import Fields, write_name
 
 # Tools that the client runs. Others run on OpenAI's own servers.
 _TOOLS = frozenset({"function", "custom", "namespace"})

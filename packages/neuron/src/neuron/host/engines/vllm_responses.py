@@ -12,10 +12,8 @@ import msgspec
 from cortex_core import responses, sse
 from cortex_core.errors import ChainedConversationError, CortexError, InvalidRequestBodyError
 from neuron.host.engines import vllm_asked
-from neuron.host.engines.vllm_asked import Known, write_name
+from neuron.host.engines.vllm_asked import Fields, Known, write_name
 from neuron.host.engines.vllm_response_tools import plan_tools
-
-Fields = dict[str, Any]
 
 PATH = "/v1/responses"
 
